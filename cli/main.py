@@ -1,0 +1,70 @@
+"""The command line: finds the command, parses its flags, and turns every known failure into one sentence.
+
+Each command is a module beside this one with HELP, EXAMPLE, add_arguments(parser) and run(args). They
+import what is heavy inside run(), so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+from moshi_mlx.errors import MoshiError
+
+COMMANDS = ("demo", "run", "download", "info", "codec")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line, one subparser per module in COMMANDS."""
+    parser = argparse.ArgumentParser(
+        prog="moshi-mlx",
+        description="Talk to Moshi, Kyutai's full-duplex speech model, on a Mac.",
+        epilog="example:\n  moshi-mlx demo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name in COMMANDS:
+        module = importlib.import_module(f"moshi_mlx.cli.{name}")
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP[0].upper() + module.HELP[1:] + ".",
+            epilog=f"example:\n  {module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.version:
+        from moshi_mlx import __version__
+
+        print(f"moshi-mlx {__version__}")
+        return 0
+    if args.command is None:
+        parser.print_help()
+        return 0
+    try:
+        return args.run(args)
+    except MoshiError as error:
+        print(f"moshi-mlx: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("moshi-mlx: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): say nothing, and keep Python from saying it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

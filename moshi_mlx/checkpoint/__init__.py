@@ -1,0 +1,1 @@
+"""Checkpoints: finding, inspecting and loading them, and the built-in model."""

@@ -1,0 +1,156 @@
+"""From a checkpoint's files to a language model ready to run, reading each tensor once.
+
+Everything is checked from the headers first; then tensor by tensor, so that the peak is the model
+itself and never the file twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import CheckpointError
+from ..memory import available_memory
+from ..model.lm import LM, Layout
+from .inspect import Checkpoint, Format, inspect
+from .names import Merge, Source, merges, published_shapes, pytorch_sources
+
+_RESERVE = 300 * 2**20
+"""What a step needs beside weights, keys and values."""
+
+
+def load_lm(folder: str | Path) -> LM:
+    """Load a language model from a folder with config.json and safetensors, of whatever precision.
+
+    Raises:
+        ConfigError: config.json is malformed, or asks for what this version cannot run.
+        CheckpointError: a file is missing, broken or misshapen, or memory does not suffice.
+    """
+    return load_checkpoint(inspect(folder))
+
+
+def load_checkpoint(checkpoint: Checkpoint) -> LM:
+    """Load a language model whose headers have been read; see `load_lm`."""
+    check_memory(checkpoint)
+    config, formats = checkpoint.config, checkpoint.formats
+    plan = merges(config, formats.get)
+    lm = LM(config, _layout(plan))
+    by_name = {merge.name: formats.get(merge.published[0]) for merge in plan}
+    nn.quantize(lm, class_predicate=lambda path, _: _quantize_as(by_name.get(path)))
+    reader = _Reader(checkpoint)
+    # The network's own random weights are lazy and never computed: each is replaced before it is used.
+    lm.load_weights([pair for merge in plan for pair in reader.read(merge)], strict=True)
+    mx.clear_cache()
+    lm.eval()
+    return lm
+
+
+def memory_needed(checkpoint: Checkpoint) -> int:
+    """Bytes to run a checkpoint through a conversation of any length: weights, keys and values, a reserve."""
+    return checkpoint.nbytes + window_bytes(checkpoint) + _RESERVE
+
+
+def window_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of keys and values once the window is full."""
+    config = checkpoint.config.transformer
+    item = 4 if checkpoint.precision == "float32" else 2
+    return 2 * item * config.num_layers * config.num_kv_heads * config.head_dim * config.context
+
+
+def check_memory(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that does not fit, before anything is allocated.
+
+    Raises:
+        CheckpointError: how much is needed, how much there is, and what would fit.
+    """
+    need, there = memory_needed(checkpoint), available_memory()
+    if need <= there:
+        return
+    beside = need - checkpoint.nbytes
+    parameters = sum(_weights_of(checkpoint))
+    fitting = [name for name, bits in (("q8", 8.5), ("q4", 5.0)) if parameters * bits / 8 + beside <= there]
+    advice = f"a {fitting[0]} checkpoint would fit" if fitting else "no precision of this model fits"
+    raise CheckpointError(
+        f"{checkpoint.folder} needs {need / 1e9:.1f} GB of memory and {there / 1e9:.1f} GB can be had; {advice}"
+    )
+
+
+def _weights_of(checkpoint: Checkpoint) -> list[int]:
+    return [
+        shape[0] * (shape[1] if len(shape) == 2 else 1)
+        for shape in published_shapes(checkpoint.config).values()
+    ]
+
+
+def _layout(plan: list[Merge]) -> Layout:
+    return Layout(
+        [len(merge.published) for merge in plan if merge.name.startswith("embed.")],
+        [len(merge.published) for merge in plan if merge.name.startswith("depformer.linear_in.")],
+    )
+
+
+def _quantize_as(form: Format | None) -> dict[str, int | str] | bool:
+    return False if form is None else {"bits": form.bits, "group_size": form.group_size, "mode": form.mode}
+
+
+class _Reader:
+    """Reads published tensors out of a checkpoint's files, letting go of each as soon as it is used."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        self._checkpoint = checkpoint
+        self._arrays: dict[str, mx.array] = {}
+        try:
+            for file in checkpoint.files:
+                self._arrays.update(mx.load(str(file)))  # lazy: bytes are read when an array is evaluated
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{checkpoint.folder} cannot be read: {error}") from None
+        self._dtype = self._activation_type()
+        names = checkpoint.tensors
+        self._sources = pytorch_sources(checkpoint.config, names) if checkpoint.is_pytorch else {}
+        self._uses = Counter(source.name for source in self._sources.values())
+
+    def read(self, merge: Merge) -> list[tuple[str, mx.array]]:
+        """The tensors of one module of our network: weight and, where quantized, scales and biases."""
+        pairs = []
+        for part in ("weight", "scales", "biases"):
+            names = [f"{module}.{part}" for module in merge.published]
+            if part != "weight" and names[0] not in self._arrays:
+                continue
+            rows = [self._published(name) for name in names]
+            if merge.zero_row:
+                rows.append(mx.zeros_like(rows[0][:1]))
+            array = rows[0] if len(rows) == 1 else mx.concatenate(rows)
+            del rows
+            self._evaluate(array, names[0])
+            pairs.append((f"{merge.name}.{part}", array))
+        return pairs
+
+    def _evaluate(self, array: mx.array, name: str) -> None:
+        try:
+            mx.eval(array)
+        except RuntimeError as error:
+            raise CheckpointError(f"{self._checkpoint.folder}: {name} cannot be read: {error}") from None
+
+    def _published(self, name: str) -> mx.array:
+        source = self._sources.get(name, Source(name))
+        self._uses[source.name] -= 1
+        last = self._uses[source.name] <= 0
+        array = self._arrays.pop(source.name) if last else self._arrays[source.name]
+        if source.squeeze:
+            array = array[0, 0]
+        if source.parts > 1:
+            rows = array.shape[0] // source.parts
+            array = array[source.part * rows : (source.part + 1) * rows]
+        floating = mx.issubdtype(array.dtype, mx.floating)
+        return array.astype(self._dtype) if floating else array
+
+    def _activation_type(self) -> mx.Dtype:
+        """The type that the network runs in: that of the text head, or of its scales."""
+        for name in ("text_linear.weight", "text_linear.scales"):
+            dtype = self._arrays[name].dtype
+            if mx.issubdtype(dtype, mx.floating):
+                return dtype
+        return mx.bfloat16

@@ -1,0 +1,95 @@
+"""The depth transformer: writes the codebooks of one frame, one after the other (RQ-Transformer).
+
+Moshi paper, section 3.4.1. Each step has weights of its own (or shares them by a schedule), reads the
+temporal transformer's output and the token before it, and carries no positional embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..config import LMConfig, TransformerConfig
+from .kernels import attention
+from .layers import Attend, Block, Embedding, Linear, StackedLinear
+
+Choose = Callable[[int, mx.array], mx.array]
+"""(step, logits [N, card]) -> tokens [N]: samples them, or takes them from a teacher."""
+
+
+class DepthWeights(nn.Module):
+    """One set of weights: the blocks that one step, or several by the schedule, run through."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.layers = [Block(config) for _ in range(config.num_layers)]
+
+
+class DepthTransformer(nn.Module):
+    """`dep_q` steps within a frame; the text token enters the first, each codebook the next."""
+
+    def __init__(self, config: LMConfig, input_groups: Sequence[int]):
+        super().__init__()
+        depth = config.depth
+        if depth is None:
+            raise ValueError("this configuration has no depth transformer")
+        dim, steps = depth.transformer.dim, depth.steps
+        self.linear_in = StackedLinear(config.transformer.dim, dim, input_groups)
+        vocabularies = [config.text_card + 1] + [config.card + 1] * (steps - 1)
+        self.embs = [Embedding(tokens, dim, depth.low_rank) for tokens in vocabularies]
+        self.weights = [DepthWeights(depth.transformer) for _ in range(depth.num_weights)]
+        self.linear_outs = [Linear(dim, config.card) for _ in range(steps)]
+        self._config = depth
+
+    def __call__(self, context: mx.array, text: mx.array, choose: Choose) -> tuple[mx.array, mx.array]:
+        """Run the steps of N frames at once.
+
+        Args:
+            context: the temporal transformer's normed output, [N, temporal dim].
+            text: the frames' text tokens, [N].
+            choose: decides each codebook's token from its logits.
+
+        Returns:
+            tokens [N, dep_q] and logits [N, dep_q, card].
+        """
+        inputs = self.linear_in(context)
+        frame = Frame(self._config.transformer, context.shape[0], context.dtype)
+        token, tokens, logits = text, [], []
+        for step, index in enumerate(self._config.schedule):
+            x = inputs[0 if self._config.shared_input else index] + self.embs[step](token)
+            for i, block in enumerate(self.weights[index].layers):
+                x = block(x, frame.attend(i, step))
+            scores = self.linear_outs[step](x)
+            token = choose(step, scores)
+            tokens.append(token)
+            logits.append(scores)
+        return mx.stack(tokens, axis=1), mx.stack(logits, axis=1)
+
+
+class Frame:
+    """Keys and values of the steps done so far in this frame, stacked per layer [N, 2 Hkv, dep_q, D]."""
+
+    def __init__(self, config: TransformerConfig, batch: int, dtype: mx.Dtype):
+        blank = mx.zeros((batch, 2 * config.num_kv_heads, config.context, config.head_dim), dtype)
+        slots = [mx.array([step]) for step in range(config.context)]
+        mx.eval(blank, slots)
+        self._layers, self._slots = [blank] * config.num_layers, slots
+        self._config = config
+
+    def attend(self, layer: int, step: int) -> Attend:
+        """Attention of a step to itself and the steps before it."""
+        config = self._config
+
+        def attend(projected: mx.array) -> mx.array:
+            heads = projected.reshape(-1, config.num_heads + 2 * config.num_kv_heads, 1, config.head_dim)
+            q, kv = mx.split(heads, [config.num_heads], axis=1)
+            seen = mx.slice_update(self._layers[layer], kv, self._slots[step], axes=(2,))
+            self._layers[layer] = seen
+            if step == 0 and config.kv_repeat == 1:
+                return projected[:, 2 * config.dim :]  # the only value there is takes all the weight
+            keys, values = mx.split(seen[:, :, : step + 1], 2, axis=1)
+            return attention(q, keys, values).reshape(-1, config.dim)
+
+        return attend

@@ -1,0 +1,114 @@
+"""What both transformers are made of: linear, embedding, attention, gated MLP and the pre-norm block.
+
+Activations are [N, dim], N being all positions of all sequences: nothing here knows time. An attention
+hands its projected heads to an `Attend`, so that a ring, a frame and a whole sequence share one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..config import TransformerConfig
+
+Attend = Callable[[mx.array], mx.array]
+"""Projected heads, queries then keys then values, [N, (H + 2 Hkv) · D] -> attended [N, H · D]."""
+
+
+class Linear(nn.Linear):
+    """A product without bias that keeps its transposed view, so that a compiled step does not make it anew."""
+
+    def __init__(self, dim_in: int, dim_out: int):
+        super().__init__(dim_in, dim_out, bias=False)
+        self._viewed: mx.array | None = None
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """[N, dim_in] -> [N, dim_out]."""
+        if self._viewed is not self.weight:
+            self._viewed, self._columns = self.weight, self.weight.T
+            mx.eval(self._columns)
+        return x @ self._columns
+
+
+class StackedLinear(nn.Module):
+    """Several projections of one vector as one product.
+
+    `groups` says how many of them each part computes: one part, unless a checkpoint holds them in
+    different formats.
+    """
+
+    def __init__(self, dim_in: int, dim_out: int, groups: Sequence[int]):
+        super().__init__()
+        self.parts = [Linear(dim_in, dim_out * count) for count in groups]
+        self._groups = tuple(groups)
+
+    def __call__(self, x: mx.array) -> list[mx.array]:
+        """[N, dim_in] -> one [N, dim_out] per projection."""
+        outputs: list[mx.array] = []
+        for part, count in zip(self.parts, self._groups, strict=True):
+            outputs += mx.split(part(x), count, axis=-1)
+        return outputs
+
+
+class Embedding(nn.Module):
+    """A table whose last row is zero, so that the zero token (-1) reads the zero vector.
+
+    The row is stored like all others, so the rule survives quantizing. `low_rank` projects a narrow table.
+    """
+
+    def __init__(self, tokens: int, dim: int, low_rank: int | None = None):
+        super().__init__()
+        self.table = nn.Embedding(tokens + 1, low_rank or dim)
+        if low_rank:
+            self.low_rank = Linear(low_rank, dim)
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        """Tokens [N] -> vectors [N, dim]; -1 gives zeros."""
+        x = self.table(tokens)
+        return self.low_rank(x) if "low_rank" in self else x
+
+
+class Attention(nn.Module):
+    """Multi-head attention with stacked projections (queries, keys, values) and no biases."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        heads = config.num_heads + 2 * config.num_kv_heads
+        self.in_proj = Linear(config.dim, heads * config.head_dim)
+        self.out_proj = Linear(config.dim, config.dim)
+
+    def __call__(self, x: mx.array, attend: Attend) -> mx.array:
+        """[N, dim] -> [N, dim]."""
+        return self.out_proj(attend(self.in_proj(x)))
+
+
+class GatedMLP(nn.Module):
+    """silu(gate) · up, gate and up stacked in one projection."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.linear_in = Linear(config.dim, 2 * config.hidden_dim)
+        self.linear_out = Linear(config.hidden_dim, config.dim)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """[N, dim] -> [N, dim]."""
+        gate, up = mx.split(self.linear_in(x), 2, axis=-1)
+        return self.linear_out(nn.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: attention, then gated MLP."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.norm1 = nn.RMSNorm(config.dim, config.norm_eps)
+        self.self_attn = Attention(config)
+        self.norm2 = nn.RMSNorm(config.dim, config.norm_eps)
+        self.gating = GatedMLP(config)
+
+    def __call__(self, x: mx.array, attend: Attend) -> mx.array:
+        """[N, dim] -> [N, dim]."""
+        x = x + self.self_attn(self.norm1(x), attend)
+        return x + self.gating(self.norm2(x))

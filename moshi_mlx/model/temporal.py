@@ -1,0 +1,85 @@
+"""Helium, the temporal transformer: one step per frame of 80 ms (Moshi paper, section 3.2)."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..config import TransformerConfig
+from .kernels import Rotation, attention
+from .kv_cache import LayerCache, ring_mask, write_ring
+from .layers import Attend, Block
+
+
+class TemporalTransformer(nn.Module):
+    """Blocks with rotary positions and a sliding window."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.layers = [Block(config) for _ in range(config.num_layers)]
+        self._config = config
+
+    def __call__(self, x: mx.array, time: int) -> mx.array:
+        """Whole sequences of `time` positions, [B · T, dim] -> [B · T, dim]; each sees the last `context` ones."""
+        config, heads = self._config, self._heads
+        rotation = Rotation(config, 0, time)
+        mask = causal_mask(time, config.context)
+
+        def attend(projected: mx.array) -> mx.array:
+            split = projected.reshape(-1, time, sum(heads), config.head_dim).swapaxes(1, 2)
+            q, k, v = self._turned(split, rotation)
+            return attention(q, k, v, mask).swapaxes(1, 2).reshape(-1, config.dim)
+
+        for layer in self.layers:
+            x = layer(x, attend)
+        return x
+
+    def step(
+        self, x: mx.array, position: mx.array, cache: list[LayerCache], full: bool
+    ) -> tuple[mx.array, list[LayerCache]]:
+        """One frame.
+
+        Args:
+            x: [B, dim].
+            position: scalar int32, counting frames without end.
+            cache: the rings, which are given up: go on with those that come back.
+            full: True once the ring has wrapped, when every slot is seen and no mask is needed.
+
+        Returns:
+            [B, dim] and the rings with this step in them.
+        """
+        config = self._config
+        slot = (position % config.context).reshape(1)
+        mask = None if full else ring_mask(position, cache[0][0].shape[2])
+        rotation = Rotation(config, position)
+        updated: list[LayerCache] = []
+
+        def attend_to(rings: LayerCache) -> Attend:
+            def attend(projected: mx.array) -> mx.array:
+                split = projected.reshape(-1, sum(self._heads), 1, config.head_dim)
+                q, k, v = self._turned(split, rotation)
+                updated.append(write_ring(rings, k, v, slot))
+                return attention(q, *updated[-1], mask).reshape(-1, config.dim)
+
+            return attend
+
+        for layer, rings in zip(self.layers, cache, strict=True):
+            x = layer(x, attend_to(rings))
+        return x, updated
+
+    @property
+    def _heads(self) -> tuple[int, int]:
+        """How many heads are turned (queries and keys), and how many are not (values)."""
+        return self._config.num_heads + self._config.num_kv_heads, self._config.num_kv_heads
+
+    def _turned(self, heads: mx.array, rotation: Rotation) -> tuple[mx.array, mx.array, mx.array]:
+        """[B, H + 2 Hkv, T, D] -> queries and keys with their positions, and values."""
+        qk, v = mx.split(heads, [self._heads[0]], axis=1)
+        q, k = mx.split(rotation(qk), [self._config.num_heads], axis=1)
+        return q, k, v
+
+
+def causal_mask(time: int, context: int) -> mx.array:
+    """[T, T]: position t sees the last `context` positions, itself included."""
+    query, key = mx.arange(time)[:, None], mx.arange(time)[None, :]
+    return (key <= query) & (key > query - context)
