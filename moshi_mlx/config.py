@@ -173,9 +173,9 @@ class _Reader:
             raise self.fail(f"{key!r} is {value!r}, which is not of the expected type")
         return value
 
-    def count(self, key: str, default: Any = ..., least: int = 1) -> int:
-        value = self.take(key, int, default)
-        if value is not None and not least <= value <= 2**31 - 1:
+    def count(self, key: str, default: int | None = None, least: int = 1) -> int:
+        value = self.take(key, int, ... if default is None else default)
+        if not least <= value <= 2**31 - 1:
             raise self.fail(f"{key!r} is {value}, and must be at least {least}")
         return value
 
@@ -262,9 +262,7 @@ class _Reader:
                 del self.left[key]
             return None
         dim = self.count("depformer_dim")
-        feedforward = self.count("depformer_dim_feedforward", None) or int(
-            self.raw.get("hidden_scale", 4.125) * dim
-        )
+        feedforward = self.count("depformer_dim_feedforward", int(self.raw.get("hidden_scale", 4.125) * dim))
         self.only("depformer_weights_per_step", (True,), True)
         self.left.pop("depformer_context", None)  # a frame's steps always see each other
         self.left.pop("depformer_max_period", None)  # and carry no position
@@ -282,7 +280,7 @@ class _Reader:
             transformer=self.checked(config, "depformer_dim", "depformer_num_heads"),
             steps=dep_q,
             schedule=self.schedule(dep_q),
-            low_rank=self.count("depformer_low_rank_embeddings", None),
+            low_rank=self.count("depformer_low_rank_embeddings", 0, least=0) or None,
             shared_input=not self.take("depformer_multi_linear", bool, False),
         )
 

@@ -42,7 +42,7 @@ class Frame:
     text: int | np.ndarray
     """The token sampled in this step, ahead of the audio beside it by the longest delay."""
     audio: np.ndarray | None
-    """Codes [dep_q] int32 of the newest complete audio frame; None while there is none, and for models without speech."""
+    """Codes [dep_q] int32 of the newest complete audio frame; None before, and for models without speech."""
     logits: FrameLogits | None = None
     extra: np.ndarray | None = None
     """Probabilities of the extra heads [heads, extra_heads_dim], for models that have them."""
@@ -119,10 +119,8 @@ class Generator:
         tokens = np.asarray(text)
         if tokens.dtype.kind not in "iu" or tokens.shape not in ((), (self.batch_size,)):
             raise MoshiError(f"forced text must be one token, or one for each of {self.batch_size}")
-        if not (tokens.min() >= SAMPLE and tokens.max() < self.config.text_card):
-            raise MoshiError(
-                f"forced text must lie between -1 (sample) and {self.config.text_card - 1}, not {text}"
-            )
+        if tokens.min() < SAMPLE or tokens.max() >= self.config.text_card:
+            raise MoshiError(f"forced text must lie between -1 (sample) and {self.config.text_card - 1}, not {text}")
         return np.broadcast_to(tokens, self.batch_size).astype(np.int32)
 
     def _advance(self, user: np.ndarray, forced: np.ndarray, logits: bool) -> Frame:
@@ -132,29 +130,20 @@ class Generator:
         compiled = self._function(step >= self.config.transformer.context, logits)
         control = mx.array(np.array([step, self.seed], np.uint32))
         # The compiled step takes the rings over: no reference may stay here, or they would be copied.
-        outputs, self._cache.layers = compiled(
-            mx.array(column), mx.array(forced), control, self._cache.layers
-        )
+        outputs, self._cache.layers = compiled(mx.array(column), mx.array(forced), control, self._cache.layers)
         mx.eval(outputs)  # the one wait of a frame
         self._step += 1
         tokens, *others = (np.array(output) for output in outputs)
         return self._frame(tokens, self._grid.finish(step, tokens), others, logits)
 
-    def _frame(
-        self, tokens: np.ndarray, audio: np.ndarray | None, others: list[np.ndarray], logits: bool
-    ) -> Frame:
+    def _frame(self, tokens: np.ndarray, audio: np.ndarray | None, others: list[np.ndarray], logits: bool) -> Frame:
+        if self.batch_size == 1:
+            tokens, others = tokens[0], [x[0] for x in others]
+            audio = None if audio is None else audio[0]
         extra = others.pop() if self.config.extra_heads else None
-        scores = [*others, None][:2] if logits else None
-        if self.batch_size > 1:
-            given = FrameLogits(*scores) if scores else None
-            return Frame(tokens[:, 0], audio, given, extra)
-        first = [None if x is None else x[0] for x in scores] if scores else None
-        return Frame(
-            int(tokens[0, 0]),
-            None if audio is None else audio[0],
-            FrameLogits(*first) if first else None,
-            None if extra is None else extra[0],
-        )
+        scores = FrameLogits(others[0], others[1] if self.config.dep_q else None) if logits else None
+        text = tokens[..., 0]
+        return Frame(int(text) if self.batch_size == 1 else text, audio, scores, extra)
 
     def _function(self, full: bool, logits: bool) -> Compiled:
         if (full, logits) not in self._compiled:

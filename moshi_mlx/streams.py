@@ -72,7 +72,7 @@ def check_codes(codes: object, shape: tuple[int, int], card: int) -> np.ndarray:
         raise MoshiError(f"user codes must be whole numbers (numpy int32), not {array.dtype}")
     if array.shape not in (shape, shape[1:] if shape[0] == 1 else shape):
         raise MoshiError(f"user codes have shape {list(array.shape)}, and this generator takes {list(shape)}")
-    if array.size and not (ZERO_TOKEN <= array.min() and array.max() <= card):
+    if array.size and (array.min() < ZERO_TOKEN or array.max() > card):
         raise MoshiError(f"user codes must lie between 0 and {card - 1}; got {array.min()} to {array.max()}")
     return array.astype(np.int32).reshape(shape)
 
@@ -83,9 +83,7 @@ def delay_codes(config: LMConfig, codes: mx.array) -> mx.array:
     if streams != config.num_streams:
         raise MoshiError(f"codes have {streams} streams, and this model has {config.num_streams}")
     rows = []
-    for stream, (delay, initial) in enumerate(
-        zip(config.delays, initial_tokens(config).tolist(), strict=True)
-    ):
+    for stream, (delay, initial) in enumerate(zip(config.delays, initial_tokens(config).tolist(), strict=True)):
         waiting = mx.full((batch, min(delay, time) + 1), initial, codes.dtype)
         rows.append(mx.concatenate([waiting, codes[:, stream, : max(time - delay, 0)]], axis=1))
     return mx.stack(rows, axis=1)

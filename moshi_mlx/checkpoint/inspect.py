@@ -117,9 +117,7 @@ def inspect(folder: str | Path) -> Checkpoint:
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder} is not a folder; give one that holds config.json and model.safetensors"
-        )
+        raise CheckpointError(f"{folder} is not a folder; give one that holds config.json and model.safetensors")
     path = folder / "config.json"
     config = LMConfig.from_file(path) if path.exists() else LMConfig.from_dict(MOSHI_7B)
     files = _weight_files(folder, config)
@@ -166,9 +164,7 @@ def _headers(files: Iterable[Path]) -> dict[str, Tensor]:
     for file in files:
         for name, tensor in read_header(file).items():
             if name in tensors:
-                raise CheckpointError(
-                    f"{name} is in both {tensors[name].file.name} and {file.name} of {file.parent}"
-                )
+                raise CheckpointError(f"{name} is in both {tensors[name].file.name} and {file.name} of {file.parent}")
             tensors[name] = tensor
     return tensors
 
@@ -184,9 +180,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             found = {n: Tensor(file, str(s.get_dtype()), tuple(s.get_shape())) for n, s in slices.items()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{file} is truncated or not a safetensors file ({error}); download it again"
-        ) from None
+        raise CheckpointError(f"{file} is truncated or not a safetensors file ({error}); download it again") from None
     for name, tensor in found.items():
         if tensor.dtype not in _ITEM_BYTES:
             raise CheckpointError(f"{file}: {name} is of type {tensor.dtype}, which no Moshi checkpoint has")
@@ -244,14 +238,10 @@ def _check(checkpoint: Checkpoint) -> None:
     where, tensors, expected = checkpoint.folder, checkpoint.tensors, expected_tensors(checkpoint)
     missing = [name for name in expected if name not in tensors]
     if missing:
-        raise CheckpointError(
-            f"{where}: {_some(missing)} missing; the file is incomplete or of another model"
-        )
+        raise CheckpointError(f"{where}: {_some(missing)} missing; the file is incomplete or of another model")
     extra = [name for name in tensors if name not in expected]
     if extra:
-        raise CheckpointError(
-            f"{where}: {_some(extra)} not part of this model; config.json and weights do not match"
-        )
+        raise CheckpointError(f"{where}: {_some(extra)} not part of this model; config.json and weights do not match")
     for name, shape in expected.items():
         tensor = tensors[name]
         if tensor.shape != shape:
@@ -289,9 +279,7 @@ def _check_declared(checkpoint: Checkpoint) -> None:
     for module, form in checkpoint.formats.items():
         entry = declared.get(module, declared)
         if entry is not False and not isinstance(entry, Mapping):
-            raise CheckpointError(
-                f"{checkpoint.folder}/config.json: 'quantization' of {module} must be an object"
-            )
+            raise CheckpointError(f"{checkpoint.folder}/config.json: 'quantization' of {module} must be an object")
         told = None if entry is False else _declared_format(entry)
         if form != told and not (form is None and module not in declared and told is not None):
             raise CheckpointError(
@@ -301,9 +289,7 @@ def _check_declared(checkpoint: Checkpoint) -> None:
 
 
 def _declared_format(entry: Mapping[str, Any]) -> Format:
-    return Format(
-        int(entry.get("bits", 4)), int(entry.get("group_size", 64)), str(entry.get("mode", "affine"))
-    )
+    return Format(int(entry.get("bits", 4)), int(entry.get("group_size", 64)), str(entry.get("mode", "affine")))
 
 
 def _spell(form: Format | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -79,10 +80,7 @@ def check_memory(checkpoint: Checkpoint) -> None:
 
 
 def _weights_of(checkpoint: Checkpoint) -> list[int]:
-    return [
-        shape[0] * (shape[1] if len(shape) == 2 else 1)
-        for shape in published_shapes(checkpoint.config).values()
-    ]
+    return [shape[0] * (shape[1] if len(shape) == 2 else 1) for shape in published_shapes(checkpoint.config).values()]
 
 
 def _layout(plan: list[Merge]) -> Layout:
@@ -104,7 +102,8 @@ class _Reader:
         self._arrays: dict[str, mx.array] = {}
         try:
             for file in checkpoint.files:
-                self._arrays.update(mx.load(str(file)))  # lazy: bytes are read when an array is evaluated
+                arrays = mx.load(str(file))  # lazy: bytes are read when an array is evaluated
+                self._arrays.update(cast("dict[str, mx.array]", arrays))
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.folder} cannot be read: {error}") from None
         self._dtype = self._activation_type()

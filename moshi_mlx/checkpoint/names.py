@@ -149,14 +149,11 @@ def merges(config: LMConfig, format_of: Callable[[str], object]) -> list[Merge]:
     """
     streams = ["text_emb"] + [f"audio_embs.{i}" for i in range(config.n_q)]
     found = [
-        Merge(f"embed.parts.{i}", tuple(group), zero_row=True)
-        for i, group in enumerate(_alike(streams, format_of))
+        Merge(f"embed.parts.{i}", tuple(group), zero_row=True) for i, group in enumerate(_alike(streams, format_of))
     ]
     if config.depth is not None:
         found += _depth_merges(config.depth, format_of)
-    found += [
-        Merge(n, (n,)) for n in _modules(config) if not n.startswith(("text_emb", "audio_embs", "depformer"))
-    ]
+    found += [Merge(n, (n,)) for n in _modules(config) if not n.startswith(("text_emb", "audio_embs", "depformer"))]
     return found
 
 
@@ -164,10 +161,7 @@ def _depth_merges(depth: DepthConfig, format_of: Callable[[str], object]) -> lis
     prefix = "depformer.slices"
     first_step = [depth.schedule.index(i) for i in range(depth.num_weights)]
     inputs = [f"{prefix}.{step}.linear_in" for step in first_step[: 1 if depth.shared_input else None]]
-    found = [
-        Merge(f"depformer.linear_in.parts.{i}", tuple(group))
-        for i, group in enumerate(_alike(inputs, format_of))
-    ]
+    found = [Merge(f"depformer.linear_in.parts.{i}", tuple(group)) for i, group in enumerate(_alike(inputs, format_of))]
     for step in range(depth.steps):
         found.append(Merge(f"depformer.embs.{step}.table", (f"{prefix}.{step}.emb",), zero_row=True))
         if depth.low_rank:

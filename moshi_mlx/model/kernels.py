@@ -35,9 +35,7 @@ class Rotation:
         if self._base is None:
             return heads
         if self._turns is None:
-            return mx.fast.rope(
-                heads, self._dim, traditional=True, base=self._base, scale=1.0, offset=self._offset
-            )
+            return mx.fast.rope(heads, self._dim, traditional=True, base=self._base, scale=1.0, offset=self._offset)
         pairs = heads.astype(mx.float32).view(mx.complex64)
         return (pairs * self._turns).view(mx.float32).astype(heads.dtype)
 

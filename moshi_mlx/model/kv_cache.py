@@ -50,9 +50,7 @@ class KVCache:
         """Zero rings of a size; nothing is allocated before they are evaluated."""
         config = self._config
         shape = (self._batch, config.num_kv_heads, capacity, config.head_dim)
-        return [
-            (mx.zeros(shape, self._dtype), mx.zeros(shape, self._dtype)) for _ in range(config.num_layers)
-        ]
+        return [(mx.zeros(shape, self._dtype), mx.zeros(shape, self._dtype)) for _ in range(config.num_layers)]
 
     def make_room(self, position: int) -> None:
         """Grow, layer by layer so that the peak stays low, if `position` does not fit yet."""
@@ -78,6 +76,4 @@ def ring_mask(position: mx.array, capacity: int) -> mx.array:
 
 def write_ring(cache: LayerCache, keys: mx.array, values: mx.array, slot: mx.array) -> LayerCache:
     """The rings with one step's keys and values [B, Hkv, 1, D] at `slot` [1], in the same memory."""
-    return mx.slice_update(cache[0], keys, slot, axes=(2,)), mx.slice_update(
-        cache[1], values, slot, axes=(2,)
-    )
+    return mx.slice_update(cache[0], keys, slot, axes=(2,)), mx.slice_update(cache[1], values, slot, axes=(2,))

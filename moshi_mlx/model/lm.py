@@ -184,6 +184,4 @@ def check_runnable(config: LMConfig) -> None:
     }
     for key, asked in wanted.items():
         if asked:
-            raise ConfigError(
-                f"this checkpoint's config.json asks for {key!r}, which this version cannot run yet"
-            )
+            raise ConfigError(f"this checkpoint's config.json asks for {key!r}, which this version cannot run yet")
