@@ -1,0 +1,260 @@
+"""Full duplex: frames of 1,920 microphone samples out, frames of 1,920 speaker samples in, without end.
+
+One thread cuts frames, lets the tap (echo canceller, recording) see every one, keeps the newest for the
+reader, and watches the devices: one that goes away is opened again, or the system's new default in its place.
+Knows no model.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+from types import TracebackType
+
+import numpy as np
+
+from moshi_mlx.errors import AudioError, DeviceError
+from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE, portaudio
+from moshi_mlx.live.devices import Device, Kind, choose, default_input
+from moshi_mlx.live.line import Captured, Line, LineStats
+from moshi_mlx.live.rings import Wake
+from moshi_mlx.live.speaker import SpeakerStats
+
+BLOCK_SIZE = 480
+FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
+TICK = 0.1  # seconds between two looks at the devices
+DEAD_TICKS = 6  # without a callback: a device has gone. Not seconds: a stall of this process must not count
+RETRY_SECONDS = 0.5
+SILENT_SECONDS = 2.0
+
+Tap = Callable[[Captured], np.ndarray | None]
+
+
+@dataclass
+class DuplexStats:
+    """Counters of one conversation; each is written by one thread and may be read by any.
+
+    `frames_in` were read, `frames_out` written, `frames_dropped` heard but discarded before anybody read
+    them. `frames_lost` passed while no device was open. `input_silence` is how many seconds of exact zeros
+    the microphone has delivered up to now.
+    """
+
+    frames_in: int = 0
+    frames_out: int = 0
+    frames_dropped: int = 0
+    frames_lost: int = 0
+    reopened: int = 0
+    input_silence: float = 0.0
+    line: LineStats = field(default_factory=LineStats)
+    speaker: SpeakerStats = field(default_factory=SpeakerStats)
+
+    @property
+    def silent_microphone(self) -> bool:
+        """Only digital zeros for two seconds: on macOS, permission to use the microphone is missing."""
+        return self.input_silence >= SILENT_SECONDS
+
+
+class Duplex:
+    """Microphone and speaker as frames, a context manager.
+
+    At most one complete frame waits to be read: when a second one completes, the older is dropped and
+    counted, so a slow reader is never more than a frame behind. What is written plays at once, at most a
+    frame late.
+
+    Args:
+        input: the microphone's number or name; None for the system's default (see `devices.default_input`).
+        output: the speaker's.
+        block_size: samples per callback at 24 kHz. Smaller blocks bring the answer to the speaker sooner.
+        tap: called on a thread of this object with every frame in the order heard, those included that are
+            dropped and, as silence, those of the time without a device. What it returns replaces `mic` for
+            the reader.
+
+    Raises:
+        DeviceError: on entering, when a device cannot be found or opened.
+    """
+
+    def __init__(
+        self,
+        input: str | int | None = None,
+        output: str | int | None = None,
+        block_size: int = BLOCK_SIZE,
+        tap: Tap | None = None,
+    ) -> None:
+        self.stats = DuplexStats()
+        self.notices: SimpleQueue[str] = SimpleQueue()
+        """Sentences for the user as they become true: which microphone and why, a device lost or found."""
+        self._wanted: dict[Kind, str | int | None] = {"input": input, "output": output}
+        self._block_size = block_size
+        self._tap = tap
+        self._line: Line | None = None
+        self._wake = Wake()
+        self._news = threading.Condition()
+        self._waiting: Captured | None = None
+        self._fault: BaseException | None = None
+        self._closing = False
+        self._frames = 0
+        self._thread = threading.Thread(target=self._run, name="audio-frames", daemon=True)
+
+    def __enter__(self) -> Duplex:
+        self._line = self._open(must_match=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the devices back. What was queued for the speaker is not played."""
+        self._closing = True
+        self._wake.set()
+        with self._news:
+            self._news.notify_all()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(2.0)
+        line, self._line = self._line, None
+        if line is not None:
+            portaudio.release(hung=not line.close())
+
+    @property
+    def devices(self) -> tuple[Device, Device] | None:
+        """The open (microphone, speaker), or None while there are none."""
+        line = self._line
+        return None if line is None else (line.devices["input"], line.devices["output"])
+
+    @property
+    def latency(self) -> tuple[float, float]:
+        """Seconds that the devices add, (input, output), as PortAudio tells them; zero while none is open."""
+        line = self._line
+        return (0.0, 0.0) if line is None else line.latency()
+
+    def read_frame(self, timeout: float = 1.0) -> Captured | None:
+        """Wait for the next microphone frame; None when none came within `timeout` seconds or after `close`.
+
+        Raises:
+            BaseException: whatever the tap raised.
+        """
+        with self._news:
+            self._news.wait_for(lambda: self._waiting or self._fault or self._closing, timeout)
+            if self._fault is not None:
+                raise self._fault
+            frame, self._waiting = self._waiting, None
+        if frame is not None:
+            self.stats.frames_in += 1
+        return frame
+
+    def write_frame(self, frame: np.ndarray) -> None:
+        """Send one frame, float32 [1920] at 24 kHz in -1…1, to the speaker. Never waits.
+
+        Raises:
+            AudioError: the frame has another shape.
+        """
+        if frame.shape != (FRAME_SAMPLES,):
+            raise AudioError(f"A speaker frame has shape ({FRAME_SAMPLES},), not {frame.shape}.")
+        self.stats.frames_out += 1
+        line = self._line
+        if line is None:
+            self.stats.speaker.discarded_samples += FRAME_SAMPLES
+        else:
+            line.speaker.write(frame)
+
+    # The thread that cuts frames and watches the devices.
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                line = self._line
+                if line is None:
+                    self._without_line()
+                else:
+                    self._attend(line)
+        except BaseException as error:  # the reader's to handle: this thread has nobody to tell
+            with self._news:
+                self._fault = error
+                self._news.notify_all()
+
+    def _attend(self, line: Line) -> None:
+        """Pass frames on until the line goes dead."""
+        beats, dead, looked = line.beats(), 0, time.monotonic()
+        while not self._closing:
+            self._wake.wait(TICK)
+            for frame in line.frames():
+                self._listen(frame.mic)
+                self._pass_on(frame)
+            if time.monotonic() - looked < TICK:
+                continue
+            looked, before, beats = time.monotonic(), beats, line.beats()
+            dead = dead + 1 if any(now == then for now, then in zip(beats, before, strict=True)) else 0
+            if dead >= DEAD_TICKS or not line.running():
+                self._lose(line)
+                return
+
+    def _listen(self, mic: np.ndarray) -> None:
+        self.stats.input_silence = 0.0 if mic.any() else self.stats.input_silence + FRAME_SECONDS
+
+    def _pass_on(self, frame: Captured) -> None:
+        frame = self._tapped(frame)
+        with self._news:
+            self.stats.frames_dropped += self._waiting is not None
+            self._waiting = frame
+            self._news.notify()
+
+    def _tapped(self, frame: Captured) -> Captured:
+        frame = replace(frame, index=self._frames)
+        self._frames += 1
+        mic = None if self._tap is None else self._tap(frame)
+        return frame if mic is None else replace(frame, mic=mic)
+
+    def _lose(self, line: Line) -> None:
+        self._line = None
+        names = " or ".join(dict.fromkeys(device.name for device in line.devices.values()))
+        self.notices.put(f"{names} has gone; looking for another device.")
+        portaudio.release(hung=not line.close())
+
+    def _without_line(self) -> None:
+        """Let the wall clock go on in silence until a device can be opened."""
+        lost_at, frames, tried = time.monotonic(), 0, time.monotonic()
+        while not self._closing and self._line is None:
+            while frames < int((time.monotonic() - lost_at) / FRAME_SECONDS):
+                silence = np.zeros(FRAME_SAMPLES, np.float32)
+                self._tapped(Captured(silence, silence, time.perf_counter()))
+                frames += 1
+                self.stats.frames_lost += 1
+            self._wake.wait(TICK)
+            if time.monotonic() - tried >= RETRY_SECONDS:
+                tried = time.monotonic()
+                self._reopen()
+
+    def _reopen(self) -> None:
+        try:
+            portaudio.release()
+            self._line = self._open(must_match=False)
+        except DeviceError:
+            return  # tried again soon
+        self.stats.reopened += 1
+        names = " and ".join(dict.fromkeys(device.name for device in self._line.devices.values()))
+        self.notices.put(f"{names}: the conversation goes on.")
+
+    def _open(self, must_match: bool) -> Line:
+        microphone = self._choose("input", must_match)
+        speaker = self._choose("output", must_match)
+        return Line(microphone, speaker, self._block_size, self.stats.line, self.stats.speaker, self._wake)
+
+    def _choose(self, kind: Kind, must_match: bool) -> Device:
+        wanted = self._wanted[kind]
+        if wanted is not None:
+            try:
+                return choose(wanted, kind)
+            except DeviceError:
+                if must_match:
+                    raise
+        if kind == "output":
+            return choose(None, kind)
+        device, reason = default_input()
+        if reason is not None:
+            self.notices.put(reason)
+        return device

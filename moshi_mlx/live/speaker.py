@@ -1,0 +1,159 @@
+"""The way to the speaker: what the decoder made goes in, what the callback plays comes out.
+
+`write` belongs to the decoder's thread, `render` to the audio callback; between them stands one ring. Here
+live the rules of lag: nothing plays more than a frame late, delay that no frame needed is taken back, and a
+speaker that starves fades to silence and back. Knows no device.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE
+from moshi_mlx.live.resample import resampler
+from moshi_mlx.live.rings import SampleRing
+from moshi_mlx.live.splice import splice
+
+FADE_SECONDS = 0.005
+WINDOW = 25  # frames over which the least surplus is taken: two seconds
+RING_FRAMES = 16  # more than two wait only until the next callback discards them
+NEVER = 1 << 30  # more samples than can wait
+SLACK_SECONDS = 0.002  # not worth a correction
+
+
+@dataclass
+class SpeakerStats:
+    """What happened on the way to the speaker; samples at the device's rate."""
+
+    underruns: int = 0
+    starved_samples: int = 0
+    discarded_samples: int = 0
+    cut_samples: int = 0
+    inserted_samples: int = 0
+
+
+class Speaker:
+    """Frames in, any block size out.
+
+    Args:
+        rate: the device's samples per second.
+        drifting: the speaker runs on another clock than the microphone, so writes and callbacks slide past each other.
+        stats: where to count.
+    """
+
+    def __init__(self, rate: int, drifting: bool, stats: SpeakerStats) -> None:
+        self.stats = stats
+        self._rate = rate
+        self._frame = FRAME_SAMPLES * rate // SAMPLE_RATE
+        self._fade = round(FADE_SECONDS * rate)
+        self._ring = SampleRing(RING_FRAMES * self._frame, history=self._fade)
+        self._resampler = resampler(SAMPLE_RATE, rate)
+        self._drifting = drifting
+        self._slack = round(SLACK_SECONDS * rate)
+        # The writer's: the least surplus of this window, and the correction still to be made.
+        self._least = NEVER
+        self._writes = 0
+        self._correction = 0
+        # The callback's: how far the fades have come, and the sound that is fading out.
+        self._ramp = np.linspace(0.0, 1.0, self._fade, dtype=np.float32)
+        self._tail = np.zeros(self._fade, np.float32)
+        self._risen = self._fade
+        self._fallen = self._fade
+        self._playing = False
+        self._rendered_at = 0.0
+        self._block = 0
+        self._start_at = 0  # the ring position before which nothing shall play; the writer's
+
+    def write(self, frame: np.ndarray) -> None:
+        """Queue one frame [1920] at 24 kHz. Never waits: what is too late is discarded, oldest first."""
+        samples = frame if self._resampler is None else self._resampler(frame)
+        if len(self._ring) > self._frame:
+            self._start_at = self._ring.written - self._frame
+        samples = self._keep_pace(samples)
+        taken = self._ring.write(samples)
+        self.stats.discarded_samples += len(samples) - taken
+
+    def _keep_pace(self, samples: np.ndarray) -> np.ndarray:
+        """Take back delay that no frame of the last window needed, a part of it with each frame."""
+        self._least = min(self._least, self._surplus())
+        self._writes += 1
+        if self._writes >= WINDOW and not self._correction:
+            self._correction = self._excess(self._least)
+            self._least, self._writes = NEVER, 0
+        if not self._correction:
+            return samples
+        step = max(-self._frame // 4, min(self._correction, self._frame // 2))
+        self._correction -= step
+        self._least, self._writes = NEVER, 0
+        if step > 0:
+            self.stats.cut_samples += step
+        else:
+            self.stats.inserted_samples -= step
+        return splice(samples, step, self._fade)
+
+    def _surplus(self) -> int:
+        """Samples to spare when a frame arrives.
+
+        On one clock: what still waits, which is delay if it always does. On two, writes and callbacks slide past
+        each other, so it is the time until a callback finds less than a block, in samples.
+        """
+        waiting = len(self._ring) - max(0, self._start_at - self._ring.consumed)
+        if not self._drifting or not self._block:
+            return waiting
+        since = round((time.perf_counter() - self._rendered_at) * self._rate)
+        return (waiting // self._block + 1) * self._block - since
+
+    def _excess(self, least: int) -> int:
+        """Samples to take out, or if negative to put in, when `least` was the least surplus of a window."""
+        if not self._drifting:
+            return least if least > self._slack else 0
+        if least < self._slack:
+            return -self._block
+        return max(0, (least - 2 * self._slack) // max(self._block, 1)) * self._block
+
+    def render(self, out: np.ndarray) -> None:
+        """Fill `out` [block] with what comes next. The callback's: copies and fades, nothing more."""
+        self._rendered_at, self._block = time.perf_counter(), len(out)
+        late = self._start_at - self._ring.consumed
+        if late > 0:
+            if self._playing:
+                self._begin_fall()
+            self.stats.discarded_samples += self._ring.skip(late)
+        got = self._ring.read_into(out)
+        out[got:] = 0.0
+        if got:
+            self._playing = True
+            self._rise(out[:got])
+        self._fall(out)
+        if got < len(out):
+            self._starve(out[got:])
+
+    def _starve(self, rest: np.ndarray) -> None:
+        if self._playing:
+            self._playing = False
+            self.stats.underruns += 1
+            self._begin_fall()
+            self._fall(rest)
+        if self.stats.underruns:
+            self.stats.starved_samples += len(rest)
+
+    def _begin_fall(self) -> None:
+        """Let the sound run out mirrored at its last sample: no jump, and no need to know the future."""
+        self._ring.mirror(self._tail)
+        self._tail *= self._ramp[::-1] * self._ramp[min(self._risen, self._fade - 1)]
+        self._fallen = self._risen = 0
+
+    def _fall(self, out: np.ndarray) -> None:
+        count = min(len(out), self._fade - self._fallen)
+        if count > 0:
+            out[:count] += self._tail[self._fallen : self._fallen + count]
+            self._fallen += count
+
+    def _rise(self, out: np.ndarray) -> None:
+        count = min(len(out), self._fade - self._risen)
+        if count > 0:
+            out[:count] *= self._ramp[self._risen : self._risen + count]
+            self._risen += count
