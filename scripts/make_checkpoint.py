@@ -16,14 +16,16 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from moshi_mlx.quantize.writer import INDEX, Entry, FolderWriter, index_of, place
 
 from moshi_mlx.checkpoint.names import Shape, published_shapes, pytorch_sources
 from moshi_mlx.config import MOSHI_7B, LMConfig
+from moshi_mlx.quantize.writer import INDEX, Entry, FolderWriter, index_of, place
 
 PRESETS: dict[str, dict[str, Any]] = {
     "moshi": MOSHI_7B,
@@ -45,7 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-BLOCK = 2**23  # values drawn at a time
+BLOCK = 2**22  # values drawn at a time
 
 
 def write_checkpoint(
@@ -66,8 +68,7 @@ def write_checkpoint(
     files = place([Entry(name, dtype, shape) for name, shape in stored.items()], "model.safetensors")
     with FolderWriter(folder, files, {"seed": seed}) as writer:
         for published, (name, first_row, squeezed) in _places(config, shapes, pytorch).items():
-            for row, values in _rows(seed, published, shapes[published]):
-                data = values if dtype == "F32" else _bfloat16(values)
+            for row, data in _rows(seed, published, shapes[published], dtype):
                 # A norm of shape [1, 1, dim] is one row.
                 writer.write(name, 0 if squeezed else first_row + row, data)
         writer.checkpoint()
@@ -98,18 +99,29 @@ def _places(config: LMConfig, shapes: dict[str, Shape], pytorch: bool) -> dict[s
     return found
 
 
-def _rows(seed: int, name: str, shape: Shape) -> Iterator[tuple[int, np.ndarray]]:
-    """A tensor's values, float32: bell-shaped with the variance that keeps activations near 1; norms near 1."""
+def _rows(seed: int, name: str, shape: Shape, dtype: str) -> Iterator[tuple[int, np.ndarray]]:
+    """A tensor's values: bell-shaped with the variance that keeps activations near 1; norms near 1.
+
+    Drawn as 16 random bits each and looked up among the quantiles, which is as fast as the disk.
+    """
     key = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
     rng = np.random.Generator(np.random.SFC64(int.from_bytes(key, "little")))
     columns = shape[1] if len(shape) == 2 else 1
     embedding = "_emb" in name or ".emb." in name
     deviation = 0.1 if len(shape) == 1 else 1.0 if embedding else 1 / math.sqrt(columns)
+    values = _quantiles() * np.float32(deviation) + np.float32(len(shape) == 1)
+    table = values if dtype == "F32" else _bfloat16(values)
     step = max(1, BLOCK // columns)
     for start in range(0, shape[0], step):
         size = (min(step, shape[0] - start), *shape[1:])
-        values = rng.standard_normal(size, np.float32) * np.float32(deviation)
-        yield start, values + np.float32(1) if len(shape) == 1 else values
+        yield start, table[rng.integers(0, 2**16, size, np.uint16)]
+
+
+@cache
+def _quantiles() -> np.ndarray:
+    """2^16 values, equally likely, of mean 0 and deviation 1."""
+    normal = NormalDist()
+    return np.array([normal.inv_cdf((i + 0.5) / 2**16) for i in range(2**16)], np.float32)
 
 
 def _bfloat16(values: np.ndarray) -> np.ndarray:

@@ -1,0 +1,108 @@
+"""`moshi-mlx compare`: what quantizing has cost, in the weights and on speech."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .common import check_target, note
+
+if TYPE_CHECKING:
+    from moshi_mlx.quantize.report import ModelReport, Report
+
+HELP = "measure what a quantized model has lost against its reference"
+EXAMPLE = "moshi-mlx compare moshiko-bf16 moshiko-q4 moshiko-mixed --audio speech.wav --picture loss.png"
+
+WORST_SHOWN = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `compare`."""
+    parser.add_argument("reference", metavar="A", help="the reference: a folder, a repository, or tiny")
+    parser.add_argument("models", metavar="B", nargs="+", help="what was made of it; several share one reference run")
+    parser.add_argument(
+        "--audio", nargs="+", default=[], metavar="FILE", help="speech: the reference answers it, and all are scored"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the reference's answer (default: 0)")
+    parser.add_argument("--picture", metavar="FILE.png", help="draw error by layer, and divergence against size")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with every layer and stream")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare; returns the exit code."""
+    from moshi_mlx.audio_file import read_blocks
+    from moshi_mlx.quantize.report import compare
+
+    for file in args.audio:
+        read_blocks(file)  # a wrong name shows at once
+    if args.picture:
+        check_target(Path(args.picture))
+    reference, *models = (
+        _locate(name, bool(args.audio) and not i) for i, name in enumerate([args.reference, *args.models])
+    )
+    with _bar() as progress:
+        report = compare(reference, models, args.audio, args.seed, progress)
+    if args.picture:
+        from moshi_mlx.quantize.picture import draw
+
+        draw(report, Path(args.picture))
+    if args.json:
+        print(json.dumps(report.as_json()))
+    else:
+        for model in report.models:
+            _print(report, model)
+    return 0
+
+
+def _locate(name: str, with_codec: bool) -> Path:
+    from moshi_mlx.checkpoint.hub import locate
+
+    from .download import agree
+
+    return locate(name, ask=agree, progress=True, notify=note, companions=with_codec)
+
+
+def _print(report: Report, model: ModelReport) -> None:
+    from moshi_mlx.memory import human_bytes
+
+    from .display import print_table
+
+    rows = [
+        ("reference", f"{report.reference} ({report.precision}, {human_bytes(report.nbytes)})"),
+        ("model", f"{model.model} ({model.precision}, {human_bytes(model.nbytes)})"),
+        ("weights per frame", human_bytes(model.frame_bytes)),
+        *((f"weight error, {part}", f"{error:.4%}") for part, error in model.parts.items()),
+    ]
+    worst = sorted(model.layers.items(), key=lambda item: -item[1])[:WORST_SHOWN]
+    rows += [(f"  {module}", f"{error:.4%}") for module, error in worst if error > 0]
+    for kind in ("text", "semantic", "acoustic"):
+        if score := model.scores(kind):
+            rows.append(
+                (
+                    f"{kind} ({score.tokens} tokens)",
+                    f"cross-entropy {score.reference_cross_entropy:.4f} -> {score.cross_entropy:.4f} nats, "
+                    f"KL {score.divergence:.3g}, greedy token agrees {score.agreement:.2%}",
+                )
+            )
+    if not model.streams:
+        rows.append(("on speech", "not measured; --audio FILE does"))
+    print_table("what it cost", rows)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, float, float], None]]:
+    """A bar on stderr for the task at hand, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda title, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("reading", total=None)
+        yield lambda title, done, total: shown.update(task, description=title, completed=done, total=total)

@@ -1,0 +1,70 @@
+"""The report as a picture: error by layer, and divergence by recipe against size."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moshi_mlx.errors import MoshiError
+
+from .report import ModelReport, Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+KINDS = ("text", "semantic", "acoustic")
+FLOOR = 1e-9  # nats: where a logarithmic axis ends
+
+
+def draw(report: Report, path: Path) -> None:
+    """Write the picture, png, svg or pdf by the name's ending.
+
+    Raises:
+        MoshiError: it cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    scored = any(model.streams for model in report.models)
+    figure = Figure(figsize=(14 if scored else 9, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2 if scored else 1, squeeze=False)[0]
+    _draw_layers(axes[0], report.models)
+    if scored:
+        _draw_divergence(axes[1], report.models)
+    figure.suptitle(f"against {Path(report.reference).name} ({report.precision})")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        figure.savefig(partial)
+        partial.replace(path)
+    except (OSError, ValueError) as error:
+        raise MoshiError(f"{path} cannot be written: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _draw_layers(axes: Axes, models: list[ModelReport]) -> None:
+    """One line a model, modules in the order in which a frame meets them."""
+    for model in models:
+        errors = [error if math.isfinite(error) else math.nan for error in model.layers.values()]
+        axes.plot(errors, ".", markersize=3, label=Path(model.model).name)
+        worst = max(range(len(errors)), key=lambda i: list(model.layers.values())[i])
+        if errors[worst] > 0:
+            axes.annotate(list(model.layers)[worst], (worst, errors[worst]), fontsize=7)
+    axes.set(title="error of the weights", xlabel="module, in the order of the file", ylabel="‖W − W'‖ / ‖W‖")
+    axes.legend()
+
+
+def _draw_divergence(axes: Axes, models: list[ModelReport]) -> None:
+    for kind, marker in zip(KINDS, "os^", strict=True):
+        points = [(model.nbytes / 1e9, score.divergence) for model in models if (score := model.scores(kind))]
+        if points:
+            sizes, values = zip(*points, strict=True)
+            axes.plot(sizes, [max(value, FLOOR) for value in values], marker, label=kind)
+    for model in models:
+        if score := model.scores(KINDS[0]):
+            axes.annotate(Path(model.model).name, (model.nbytes / 1e9, max(score.divergence, FLOOR)), fontsize=7)
+    axes.set(title="divergence by size", xlabel="GB", ylabel="KL(reference ‖ model), nats per token", yscale="log")
+    axes.legend()
