@@ -1,5 +1,4 @@
-"""Mimi, the streaming codec: 1,920 samples at 24 kHz to a column of codes and back, 12.5 times a second,
-without end.
+"""Mimi, the streaming codec: 1,920 samples at 24 kHz to a column of codes and back, without end.
 
 The network is rustymimi's; this room checks what goes in, and relieves each rustymimi object before it runs
 out of positions. It knows no files but the weights, and no model but the codec. Paper: Moshi (Défossez et
@@ -27,7 +26,7 @@ MAX_CODEBOOKS = 32
 BIT_RATE_PER_CODEBOOK = 137.5  # bit/s: 11 bits, 12.5 times a second
 
 # A rustymimi object holds a table of rotary angles, 512 bytes a position, two positions a frame: 64 MB for
-# 87 minutes.
+# 87 minutes. Loading one holds the interpreter for a sixth of a second or more, so hand-overs are kept rare.
 MAX_FRAMES = 65_536
 # The eight layers look back 250 positions each: 1,000 frames; the convolutions and their padding need under
 # ten more. An object that has heard this much knows all that one without end would know.

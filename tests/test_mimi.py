@@ -133,7 +133,7 @@ def test_reset_during_an_overlap_starts_anew(tiny_mimi, speechlike):
 @pytest.mark.long
 @pytest.mark.parametrize("direction", ["encode", "decode"])
 def test_ten_thousand_frames_equal_an_unbroken_codec(tiny_mimi, speechlike, direction):
-    """Three seams with full attention against an object made with a table long enough; printed with -s."""
+    """Two seams with full attention against an object made with a table long enough; printed with -s."""
     total, frames = 10_000, 4_096
     relayed, unbroken = Mimi(tiny_mimi, max_frames=frames), Mimi(tiny_mimi, max_frames=total)
     if direction == "encode":
