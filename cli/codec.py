@@ -55,9 +55,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _encode(args: argparse.Namespace) -> int:
-    from moshi_mlx.cli.display import progress
-
     from moshi_mlx.audio_file import AudioReader
+    from moshi_mlx.cli.display import progress
     from moshi_mlx.mimi import FRAME_RATE
 
     reader = AudioReader(args.input)  # before the codec, whose weights take a moment
@@ -89,9 +88,8 @@ def _encode_blocks(encoder: MimiEncoder, blocks: Iterable[np.ndarray]) -> Codes:
 
 
 def _decode(args: argparse.Namespace) -> int:
-    from moshi_mlx.cli.display import progress
-
     from moshi_mlx.audio_file import WavWriter
+    from moshi_mlx.cli.display import progress
     from moshi_mlx.codes import Codes
     from moshi_mlx.mimi import FRAME_SIZE
 
