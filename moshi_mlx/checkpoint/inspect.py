@@ -93,18 +93,6 @@ class Checkpoint:
             return {"BF16": "bf16", "F16": "float16", "F32": "float32"}[dtype]
         return f"q{form.bits}" if form.mode == "affine" else form.mode
 
-    def companion(self, key: str, usual: str) -> Path:
-        """A file beside the weights, as config.json (`key`) or custom (`usual`) names it.
-
-        Raises:
-            CheckpointError: it is not there.
-        """
-        name = str(self.config.raw.get(key) or usual)
-        path = self.folder / name.rsplit("/", 1)[-1]
-        if not path.is_file():
-            raise CheckpointError(f"{self.folder} lacks {path.name}; download the checkpoint again")
-        return path
-
 
 def inspect(folder: str | Path) -> Checkpoint:
     """Read a folder's config.json and headers, and check that every tensor is there, whole, and shaped right.
@@ -288,12 +276,17 @@ def _check_declared(checkpoint: Checkpoint) -> None:
             )
 
 
-def _declared_format(entry: Mapping[str, Any]) -> Format:
-    return Format(int(entry.get("bits", 4)), int(entry.get("group_size", 64)), str(entry.get("mode", "affine")))
+def _declared_format(entry: Mapping[str, Any]) -> Format | str:
+    bits, group, mode = entry.get("bits", 4), entry.get("group_size", 64), entry.get("mode", "affine")
+    if isinstance(bits, int) and isinstance(group, int) and isinstance(mode, str):
+        return Format(bits, group, mode)
+    return f"{json.dumps(dict(entry))[:80]}"
 
 
-def _spell(form: Format | None) -> str:
+def _spell(form: Format | str | None) -> str:
     if form is None:
         return "not quantized"
+    if isinstance(form, str):
+        return form
     mode = "" if form.mode == "affine" else f" {form.mode}"
     return f"{form.bits} bits in groups of {form.group_size}{mode}"

@@ -1,0 +1,96 @@
+"""What several commands share: their flags, the model with its notes, and checks made before any work."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moshi_mlx.errors import AudioError, MoshiError
+
+if TYPE_CHECKING:
+    from moshi_mlx.generator import Generator
+    from moshi_mlx.moshi import Moshi
+
+
+def note(message: str) -> None:
+    """A remark for the person at the terminal: on stderr, so that stdout holds results alone."""
+    print(f"moshi-mlx: {message}", file=sys.stderr)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, default: str = "moshiko") -> None:
+    """--model and -q, as every command that runs a model has them."""
+    parser.add_argument(
+        "--model",
+        default=default,
+        help="moshiko, moshika, tiny (built in, makes noise), a Hugging Face repository, or a folder "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "-q",
+        dest="bits",
+        type=int,
+        choices=(4, 8, 16),
+        help="bits per weight of moshiko and moshika (default: the most that this machine runs in real time)",
+    )
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """--temp, --top-k and their kin, with Moshi's defaults."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--temp", type=float, default=0.8, help="temperature of the voice; 0 is greedy (default: 0.8)")
+    group.add_argument("--text-temp", type=float, default=0.7, help="temperature of the text (default: 0.7)")
+    group.add_argument("--top-k", type=int, default=250, help="choose among the k best codes; 0: all (default: 250)")
+    group.add_argument("--text-top-k", type=int, default=25, help="the same for the text (default: 25)")
+    group.add_argument("--min-p", type=float, default=0.0, help="drop what is less likely than this share of the best")
+    group.add_argument("--seed", type=int, default=0, help="the same seed gives the same answer (default: 0)")
+    group.add_argument("--greeting", metavar="TEXT", help="words that Moshi begins with")
+
+
+def load_model(args: argparse.Namespace) -> Moshi:
+    """The model that the flags ask for, with notes on what was chosen and a warning that tiny makes noise."""
+    from moshi_mlx.moshi import load_folder
+
+    if args.model == "tiny":
+        note("tiny is the built-in model with random weights: what it says is noise")
+    return load_folder(locate_model(args.model, args.bits))
+
+
+def locate_model(model: str, bits: int | None, yes: bool = False) -> Path:
+    """The folder of a model; a download of gigabytes is announced, and asked for once on a terminal."""
+    from moshi_mlx.checkpoint.hub import locate
+
+    return locate(model, bits, notify=note)
+
+
+def make_generator(moshi: Moshi, args: argparse.Namespace) -> Generator:
+    """A conversation with the flags' sampling."""
+    from moshi_mlx.generator import Generator
+    from moshi_mlx.sampling import Sampling
+
+    return Generator(
+        moshi.lm,
+        text_sampling=Sampling(args.text_temp, args.text_top_k, args.min_p),
+        audio_sampling=Sampling(args.temp, args.top_k, args.min_p),
+        seed=args.seed,
+    )
+
+
+def check_places(source: Path, target: Path) -> None:
+    """Refuse, before any work, an output that cannot be written or that is the input itself.
+
+    Raises:
+        AudioError: which place, and why.
+    """
+    check_target(target)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise AudioError(f"{target} is the input itself; choose another name for the output")
+
+
+def check_target(target: Path) -> None:
+    """Refuse an output that is a folder, or in a folder that is not there."""
+    if target.is_dir():
+        raise MoshiError(f"{target} is a folder; name a file")
+    if not target.absolute().parent.is_dir():
+        raise MoshiError(f"{target} cannot be written: its folder does not exist")

@@ -1,0 +1,43 @@
+"""`moshi-mlx demo`: the main job on the built-in model, without a download."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from .common import check_target
+from .run import answer, print_report
+
+HELP = "let the built-in model answer two seconds of speech, without a download"
+EXAMPLE = "moshi-mlx demo"
+SPEECH = "hello.flac"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `demo`."""
+    parser.add_argument(
+        "output", nargs="?", default="moshi-demo.wav", help="where the reply goes (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
+    parser.set_defaults(
+        model="tiny", bits=None, temp=0.8, text_temp=0.7, top_k=250, text_top_k=25, min_p=0.0, seed=0,
+        greeting=None, stereo=True, tail=0.0, transcript=None,
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer the bundled speech; returns the exit code."""
+    from moshi_mlx.audio_file import read_blocks
+
+    check_target(Path(args.output))
+    with as_file(files("moshi_mlx") / "assets" / SPEECH) as speech:
+        report = answer(args, read_blocks(speech), Path(args.output), show_text=False)
+    if args.json:
+        print(json.dumps(report))
+        return 0
+    print(f"The reply is in {Path(args.output).resolve()}: you on the left, Moshi on the right.")
+    print_report(report)
+    print("Next: moshi-mlx run --model moshiko IN.wav OUT.wav (downloads Moshi), or moshi-mlx --help")
+    return 0

@@ -1,0 +1,61 @@
+"""Moshi as one thing: the language model, the codec and the text tokenizer of one checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .checkpoint.hub import companion, locate
+from .checkpoint.inspect import MIMI, TOKENIZER, Checkpoint, inspect
+from .checkpoint.load import load_checkpoint
+from .config import LMConfig
+from .errors import CheckpointError
+from .mimi import MAX_CODEBOOKS, Mimi
+from .model.lm import LM
+from .text import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Moshi:
+    """What `load` returns. The language model belongs to the thread that loaded it."""
+
+    lm: LM
+    codec: Mimi
+    text: TextTokenizer
+    checkpoint: Checkpoint
+
+    @property
+    def config(self) -> LMConfig:
+        """The language model's configuration."""
+        return self.checkpoint.config
+
+
+def load(model: str | Path, bits: int | None = None, *, notify: Callable[[str], None] = lambda message: None) -> Moshi:
+    """Load a model with its codec and tokenizer, downloading it first if need be.
+
+    Args:
+        model: `tiny` (built in), `moshiko`, `moshika`, a Hugging Face repository, or a local folder.
+        bits: 4, 8 or 16, for the short names; None chooses what this machine can run in real time.
+        notify: is told, in a sentence, what was chosen.
+
+    Raises:
+        CheckpointError: it cannot be found, is not whole, or does not fit in memory.
+        ConfigError: its config.json asks for what this version cannot run.
+    """
+    return load_folder(locate(str(model), bits, notify=notify))
+
+
+def load_folder(folder: Path) -> Moshi:
+    """Load a local checkpoint; see `load`. The small files are read first: their faults show at once."""
+    checkpoint = inspect(folder)
+    config = checkpoint.config
+    text = TextTokenizer(companion(folder, "tokenizer_name", TOKENIZER))
+    if text.vocabulary_size > config.text_card_out:
+        raise CheckpointError(
+            f"{text.path} has {text.vocabulary_size} pieces, and the model knows {config.text_card_out}: "
+            "they do not belong together"
+        )
+    codebooks = max(config.dep_q, config.user_codebooks)
+    codec = Mimi(companion(folder, "mimi_name", MIMI), min(max(codebooks, 1), MAX_CODEBOOKS))
+    return Moshi(load_checkpoint(checkpoint), codec, text, checkpoint)

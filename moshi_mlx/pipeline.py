@@ -1,0 +1,134 @@
+"""Sound in, sound out, without a clock: the stages that a live conversation runs, as fast as they go.
+
+Encoder and decoder run in threads of their own beside the language model, which stays in the caller's.
+Whatever the threads do, the samples are those of one stage after the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from .errors import MoshiError
+from .generator import SAMPLE, Generator
+from .mimi import FRAME_SIZE, MimiDecoder, MimiEncoder
+from .moshi import Moshi
+from .text import greeting_tokens
+
+AHEAD = 4
+"""Frames that the encoder may be ahead of the language model."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of one frame of 80 ms."""
+
+    heard: np.ndarray
+    """The user's samples, float32 [1920]."""
+    said: np.ndarray
+    """Moshi's samples beside them, float32 [1920]; silence while there is no audio yet."""
+    token: int
+    """The inner monologue's token."""
+
+
+@dataclass
+class Stages:
+    """The three stages of one conversation, and how long each frame took in them, in seconds.
+
+    Each method belongs to one thread: `encode` and `decode` to any, `think` to the one that loaded the model.
+    """
+
+    encoder: MimiEncoder
+    generator: Generator
+    decoder: MimiDecoder
+    script: deque[int] = field(default_factory=deque)
+    """Text tokens still to be forced: a greeting."""
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {"encode": [], "lm": [], "decode": []})
+
+    @staticmethod
+    def of(moshi: Moshi, generator: Generator, greeting: str | None = None) -> Stages:
+        """Stages for a model that converses.
+
+        Raises:
+            MoshiError: the model does not speak, or the greeting has no words.
+        """
+        if moshi.config.dep_q == 0 or moshi.config.user_codebooks == 0:
+            raise MoshiError(
+                f"{moshi.checkpoint.folder} does not converse: it has no codebooks to hear or to speak with"
+            )
+        script = greeting_tokens(greeting, moshi.text) if greeting is not None else []
+        return Stages(moshi.codec.encoder(), generator, moshi.codec.decoder(), deque(script))
+
+    def encode(self, samples: np.ndarray) -> np.ndarray:
+        """Samples float32 [1920] -> codes int32 [user codebooks]."""
+        codes = self._timed("encode", lambda: self.encoder.encode(samples))
+        return codes[: self.generator.config.user_codebooks]
+
+    def think(self, codes: np.ndarray) -> tuple[int, np.ndarray | None]:
+        """Codes of the user's frame -> text token, and Moshi's codes [dep_q] if a frame is complete."""
+        forced = self.script.popleft() if self.script else SAMPLE
+        frame = self._timed("lm", lambda: self.generator.step(codes, text=forced))
+        return int(frame.text), frame.audio
+
+    def decode(self, codes: np.ndarray | None) -> np.ndarray:
+        """Moshi's codes -> samples float32 [1920]; silence for None."""
+        if codes is None:
+            return np.zeros(FRAME_SIZE, np.float32)
+        return self._timed("decode", lambda: self.decoder.decode(codes))
+
+    def _timed(self, stage: str, work: Callable[[], Result]) -> Result:
+        start = time.perf_counter()
+        result = work()
+        self.seconds[stage].append(time.perf_counter() - start)
+        return result
+
+
+def converse(stages: Stages, blocks: Iterable[np.ndarray]) -> Iterator[Reply]:
+    """Run a conversation over recorded sound.
+
+    Args:
+        stages: see `Stages.of`.
+        blocks: float32 mono at 24 kHz in blocks of 1,920 samples; a shorter last one is filled with silence.
+
+    Yields:
+        one Reply per block, in order.
+    """
+    with ThreadPoolExecutor(1) as encoding, ThreadPoolExecutor(1) as decoding:
+        encoded = ((samples, encoding.submit(stages.encode, samples)) for samples in map(_whole_frame, blocks))
+        pending: deque[tuple[np.ndarray, int, Future[np.ndarray]]] = deque()
+        for samples, codes in _ahead(encoded):
+            token, audio = stages.think(codes.result())
+            pending.append((samples, token, decoding.submit(stages.decode, audio)))
+            while pending and (pending[0][2].done() or len(pending) > AHEAD):
+                yield _reply(*pending.popleft())
+        for waiting in pending:
+            yield _reply(*waiting)
+
+
+def _whole_frame(block: np.ndarray) -> np.ndarray:
+    samples = np.zeros(FRAME_SIZE, np.float32)
+    samples[: len(block)] = block
+    return samples
+
+
+def _ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Take AHEAD items in advance, so that what they have started gets done meanwhile."""
+    waiting: deque[Item] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > AHEAD:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _reply(heard: np.ndarray, token: int, said: Future[np.ndarray]) -> Reply:
+    return Reply(heard, said.result(), token)
