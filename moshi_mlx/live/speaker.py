@@ -8,6 +8,7 @@ speaker that starves fades to silence and back. Knows no device.
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,6 @@ from moshi_mlx.live.splice import splice
 FADE_SECONDS = 0.005
 WINDOW = 25  # frames over which the least surplus is taken: two seconds
 RING_FRAMES = 16  # more than two wait only until the next callback discards them
-NEVER = 1 << 30  # more samples than can wait
 SLACK_SECONDS = 0.002  # not worth a correction
 
 
@@ -53,9 +53,8 @@ class Speaker:
         self._resampler = resampler(SAMPLE_RATE, rate)
         self._drifting = drifting
         self._slack = round(SLACK_SECONDS * rate)
-        # The writer's: the least surplus of this window, and the correction still to be made.
-        self._least = NEVER
-        self._writes = 0
+        # The writer's: the surplus at each of the last writes, and the correction still to be made.
+        self._surpluses: deque[int] = deque(maxlen=WINDOW)
         self._correction = 0
         # The callback's: how far the fades have come, and the sound that is fading out.
         self._ramp = np.linspace(0.0, 1.0, self._fade, dtype=np.float32)
@@ -78,16 +77,14 @@ class Speaker:
 
     def _keep_pace(self, samples: np.ndarray) -> np.ndarray:
         """Take back delay that no frame of the last window needed, a part of it with each frame."""
-        self._least = min(self._least, self._surplus())
-        self._writes += 1
-        if self._writes >= WINDOW and not self._correction:
-            self._correction = self._excess(self._least)
-            self._least, self._writes = NEVER, 0
+        self._surpluses.append(self._surplus())
+        if not self._correction:
+            self._correction = self._excess()
         if not self._correction:
             return samples
         step = max(-self._frame // 4, min(self._correction, self._frame // 2))
         self._correction -= step
-        self._least, self._writes = NEVER, 0
+        self._surpluses.clear()
         if step > 0:
             self.stats.cut_samples += step
         else:
@@ -106,8 +103,11 @@ class Speaker:
         since = round((time.perf_counter() - self._rendered_at) * self._rate)
         return (waiting // self._block + 1) * self._block - since
 
-    def _excess(self, least: int) -> int:
-        """Samples to take out, or if negative to put in, when `least` was the least surplus of a window."""
+    def _excess(self) -> int:
+        """Samples to take out, or if negative to put in, by the least surplus of a window."""
+        if len(self._surpluses) < WINDOW:
+            return 0
+        least = min(self._surpluses)
         if not self._drifting:
             return least if least > self._slack else 0
         if least < self._slack:

@@ -30,14 +30,14 @@ def test_splice_cuts_where_it_is_quiet() -> None:
 
 
 @pytest.mark.parametrize("ppm", [-200, 0, 200])
-def test_the_played_signal_stays_beside_the_heard_one_for_half_an_hour(ppm: int) -> None:
+def test_the_played_signal_stays_beside_the_heard_one_for_a_quarter_of_an_hour(ppm: int) -> None:
     """The speaker plays its own wall clock (in seconds, as samples), so each frame tells how old it is."""
     rng = np.random.default_rng(0)
     ring = SampleRing(5 * SAMPLE_RATE)
     beside = Beside(ring, lead=BLOCK)
     rate = SAMPLE_RATE * (1 + ppm * 1e-6)
     blocks, stamp, ages = 0, 0.0, []
-    for number in range(1, 1800 * 25 // 2):
+    for number in range(1, 900 * 25 // 2):
         heard_at = number * FRAME_SAMPLES / SAMPLE_RATE
         while blocks * BLOCK / rate <= heard_at:
             at = blocks * BLOCK / rate
@@ -49,5 +49,5 @@ def test_the_played_signal_stays_beside_the_heard_one_for_half_an_hour(ppm: int)
         ages.append(heard_at - float(frame[-1]))
     settled = np.array(ages[100:])
     assert settled.max() - settled.min() < 0.010
-    assert beside.ppm == pytest.approx(ppm, abs=5)
+    assert beside.ppm == pytest.approx(ppm, abs=10)
     assert (beside.corrected > 0) == (ppm != 0)

@@ -52,8 +52,8 @@ def test_the_mirror_shows_what_was_consumed_even_when_the_ring_is_full_again() -
         ring.skip(-len(ring))
 
 
-def test_two_threads_exchange_a_million_samples_unharmed() -> None:
-    ring, total = SampleRing(4096), 1_000_000
+def test_two_threads_exchange_samples_in_any_blocks_unharmed() -> None:
+    ring, total = SampleRing(4096), 200_000
 
     def produce() -> None:
         sent = 0
