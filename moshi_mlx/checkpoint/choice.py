@@ -1,0 +1,71 @@
+"""Which precision suits this machine: the most bits that fit in its memory and keep up with real time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..bench.floor import FRAME_S, measure_bandwidth, model_bytes, predict, window_bytes
+from ..config import MOSHI_7B, LMConfig
+from ..memory import available_memory, human_bytes
+
+PRECISIONS = {16: "bf16", 8: "q8", 4: "q4"}
+"""The published precisions, most bits first."""
+
+_BESIDE_BYTES = 1_200_000_000
+"""What a conversation takes beside the model: two codec streams of 400 MB, audio, Python."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A precision, and why, in one sentence."""
+
+    bits: int
+    reason: str
+
+
+def choose_bits(
+    candidates: Sequence[int] = tuple(PRECISIONS),
+    memory: int | None = None,
+    bandwidth: Callable[[], float] = measure_bandwidth,
+) -> Choice:
+    """The most bits among `candidates` with which Moshi 7B fits here and keeps up with a fifth to spare.
+
+    Args:
+        candidates: some of 16, 8 and 4; the smallest is what remains when none will do.
+        memory: bytes to be had; asked of the machine when None.
+        bandwidth: gives bytes per second; called once, and only when it decides something.
+    """
+    config = LMConfig.from_dict(MOSHI_7B)
+    memory = available_memory() if memory is None else memory
+    candidates = sorted(candidates, reverse=True)
+    fitting = [bits for bits in candidates if memory_needed(config, bits) <= memory]
+    if not fitting:
+        least, need = candidates[-1], human_bytes(memory_needed(config, candidates[-1]))
+        return Choice(least, f"{PRECISIONS[least]} is the smallest, and even that needs {need} of memory "
+                             f"where {human_bytes(memory)} can be had")  # fmt: skip
+    obstacle = ""
+    if len(fitting) < len(candidates):
+        larger = candidates[len(candidates) - len(fitting) - 1]
+        need = human_bytes(memory_needed(config, larger))
+        obstacle = f"; {PRECISIONS[larger]} needs {need} of memory where {human_bytes(memory)} can be had"
+    speed = bandwidth()
+    for bits in fitting:
+        time = _frame_time(config, bits, speed)
+        if predict(config, bits, speed).keeps_up:
+            return Choice(bits, f"{PRECISIONS[bits]} has the most bits that fit and keep up here, "
+                                f"about {time}{obstacle}")  # fmt: skip
+        obstacle = f"; {PRECISIONS[bits]} would take about {time}"
+    least = fitting[-1]
+    return Choice(least, f"{PRECISIONS[least]} is the smallest, and even that may not keep up here: it would "
+                         f"take about {_frame_time(config, least, speed)}")  # fmt: skip
+
+
+def memory_needed(config: LMConfig, bits: int) -> int:
+    """Bytes that a conversation with a model of this precision takes, codec included."""
+    return model_bytes(config, bits) + window_bytes(config) + _BESIDE_BYTES
+
+
+def _frame_time(config: LMConfig, bits: int, bandwidth: float) -> str:
+    likely = predict(config, bits, bandwidth).likely_s
+    return f"{1000 * likely:.0f} of {1000 * FRAME_S:.0f} ms a frame at {bandwidth / 1e9:.0f} GB/s"

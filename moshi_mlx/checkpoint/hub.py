@@ -1,0 +1,336 @@
+"""From what a user calls a model (a short name, a folder, a Hub repository, `tiny`) to a folder that holds it whole.
+
+Only the files that a checkpoint needs are fetched. What is already there is used without asking the network.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import MOSHI_7B, LMConfig
+from ..errors import CheckpointError, MoshiError
+from .choice import PRECISIONS, choose_bits
+from .download import Ask, RemoteFile, cached_snapshot, fetch, fetch_small, list_files
+from .hub_errors import OfflineError
+from .inspect import INDEX, MIMI, TOKENIZER, WEIGHTS
+from .inspect import _shards as read_shards
+
+SHORT_NAMES = ("moshiko", "moshika")
+COMPANIONS = "kyutai/moshiko-mlx-q4"
+"""Where the codec and the 32,000-piece tokenizer come from when a checkpoint has none: they are the same in all."""
+
+Notify = Callable[[str], None]
+_REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_PREFIXES = ("hf://", "https://huggingface.co/", "https://hf.co/")
+_ROLES = (("mimi_name", MIMI), ("tokenizer_name", TOKENIZER))
+
+
+@dataclass(frozen=True)
+class _Fetching:
+    """How to fetch: whom to ask, what to show, whether to look for something newer first."""
+
+    ask: Ask | None
+    progress: bool
+    notify: Notify
+    refresh: bool = False
+
+
+def locate(
+    model: str,
+    bits: int | None = None,
+    ask: Ask | None = None,
+    progress: bool = False,
+    notify: Notify | None = None,
+    refresh: bool = False,
+    companions: bool = True,
+) -> Path:
+    """A local folder that holds a checkpoint, downloaded if need be.
+
+    Args:
+        model: `tiny`; a folder; `moshiko` or `moshika`; or a Hub repository `org/name`, `org/name@revision`.
+        bits: 4, 8 or 16, for a short name; the best for this machine when None.
+        ask: is given what would be downloaded, and says whether to; everything is downloaded when None.
+        progress: show huggingface_hub's progress bars (on stderr, on a terminal).
+        notify: is told, in a sentence each, what was chosen and why.
+        refresh: ask the Hub for a newer revision even if the model is here.
+        companions: see to the codec and the text tokenizer too; `companion` finds them.
+
+    Raises:
+        CheckpointError: there is no such model, or it cannot be had; the sentence says what to do.
+    """
+    how = _Fetching(ask, progress, notify or _silence, refresh)
+    if bits not in (None, *PRECISIONS):
+        raise CheckpointError(f"there is no checkpoint of {bits} bits; choose 4, 8 or 16")
+    if model == "tiny":
+        _check_bits(bits, "tiny", None)
+        from .tiny import tiny_folder
+
+        return tiny_folder()
+    if model in SHORT_NAMES:
+        return _short(model, bits, how, companions)
+    if _is_path(model):
+        folder = Path(model).expanduser()
+        names = _local_names(folder)
+        weights = _weight_names(folder.name, _local_config(folder), names, lambda: read_shards(folder / INDEX))
+        _check_bits(bits, str(folder), _bits_named(folder.name, *weights))
+        if companions:
+            for role in _ROLES:
+                _companion_of_folder(folder, *role, how)
+        return folder
+    repo, revision = _repository(model)
+    _check_bits(bits, repo, _bits_named(repo))
+    return _checkpoint(repo, revision, how, companions)
+
+
+def find_mimi(model: str, ask: Ask | None = None, progress: bool = False, notify: Notify | None = None) -> Path:
+    """The codec's weights alone, as `model` (see `locate`; or a safetensors file) has them.
+
+    Raises:
+        CheckpointError: there is no such model, or its codec cannot be had.
+    """
+    how = _Fetching(ask, progress, notify or _silence)
+    if model == "tiny":
+        return locate("tiny") / MIMI
+    if model in SHORT_NAMES:
+        model = COMPANIONS
+    if _is_path(model):
+        path = Path(model).expanduser()
+        if path.is_file():
+            return path
+        _local_names(path)
+        return _companion_of_folder(path, *_ROLES[0], how)
+    repo, revision = _repository(model)
+    snapshot = cached_snapshot(repo, revision)
+    if snapshot is not None and (found := _companion_here(snapshot, *_ROLES[0])) is not None:
+        return found
+    files = list_files(repo, revision)
+    config = _remote_config(files)
+    wanted = _companion_files(repo, config, files, _ROLES[:1], how)
+    fetch(wanted, how.ask, how.progress)
+    return fetch_small(wanted[0])
+
+
+def companion(folder: Path, key: str, usual: str) -> Path:
+    """The codec or the tokenizer of a checkpoint folder, without network: beside the weights, or where `locate` put it.
+
+    Args:
+        folder: as `locate` returned it.
+        key: what config.json names it by, `mimi_name` or `tokenizer_name`.
+        usual: its usual file name.
+
+    Raises:
+        CheckpointError: it is nowhere.
+    """
+    found = _companion_here(folder, key, usual)
+    if found is None:
+        name = _local_config(folder).raw.get(key) or usual
+        raise CheckpointError(
+            f"{folder} lacks {name}; run `moshi-mlx download {folder}`, which fetches what is missing"
+        )
+    return found
+
+
+def cached_bits(name: str) -> list[int]:
+    """Precisions of a short name that are downloaded whole, most bits first."""
+    return [bits for bits in PRECISIONS if _ready(repository_of(name, bits), "main", companions=True)]
+
+
+def repository_of(name: str, bits: int) -> str:
+    """The published repository of a short name: ('moshiko', 4) -> 'kyutai/moshiko-mlx-q4'."""
+    return f"kyutai/{name}-mlx-{PRECISIONS[bits]}"
+
+
+def _short(name: str, bits: int | None, how: _Fetching, companions: bool) -> Path:
+    """A published model: in the precision asked for, the one that suits, or offline one that is here."""
+    if bits is not None:
+        return _checkpoint(repository_of(name, bits), "main", how, companions)
+    choice = choose_bits()
+    how.notify(f"{name}: {choice.reason}")
+    try:
+        return _checkpoint(repository_of(name, choice.bits), "main", how, companions)
+    except OfflineError:
+        here = cached_bits(name)
+        if not here:
+            raise
+        instead = choose_bits(here)
+        how.notify(f"{PRECISIONS[choice.bits]} cannot be downloaded now, so {PRECISIONS[instead.bits]} is used")
+        return _checkpoint(repository_of(name, instead.bits), "main", how, companions)
+
+
+def _checkpoint(repo: str, revision: str, how: _Fetching, companions: bool) -> Path:
+    here = _ready(repo, revision, companions)
+    if here is not None and not how.refresh:
+        return here
+    try:
+        return _download(repo, revision, how, companions)
+    except OfflineError as error:
+        if here is None:
+            raise
+        how.notify(f"{error}; what was downloaded before is used")
+        return here
+
+
+def _download(repo: str, revision: str, how: _Fetching, companions: bool) -> Path:
+    files = list_files(repo, revision)
+    config = _remote_config(files)
+    weights = _weight_names(repo, config, files, lambda: read_shards(fetch_small(files[INDEX])))
+    wanted = [files[name] for name in weights]
+    if companions:
+        wanted += _companion_files(repo, config, files, _ROLES, how)
+    fetch(wanted, how.ask, how.progress)
+    snapshot = _ready(repo, revision, companions)
+    if snapshot is None:
+        raise CheckpointError(f"{repo} changed while it was downloaded; run the same command again")
+    return snapshot
+
+
+def _weight_names(where: str, config: LMConfig, names: Collection[str], shards: Callable[[], list[str]]) -> list[str]:
+    """The weight files among `names`, all of one precision; the same rule for a folder and for a repository."""
+    named = config.raw.get("moshi_name")
+    if isinstance(named, str):
+        found = [named]
+    elif INDEX in names:
+        found = [*shards(), INDEX]
+    else:
+        found = [name for name in WEIGHTS if name in names]
+    if len(found) > 1 and INDEX not in found:
+        raise CheckpointError(f"{where} holds several checkpoints ({', '.join(found)}); keep one in a folder")
+    missing = [name for name in found if name not in names]
+    if missing:
+        raise CheckpointError(f"{where} lacks {missing[0]}, which it names as weights; is it whole?")
+    if not found:
+        raise CheckpointError(f"{where} holds no Moshi weights: none of {', '.join(WEIGHTS)} or {INDEX} is there")
+    return found
+
+
+def _companion_files(
+    repo: str, config: LMConfig, files: dict[str, RemoteFile], roles: tuple[tuple[str, str], ...], how: _Fetching
+) -> list[RemoteFile]:
+    """The codec and tokenizer of a repository; from another one where it has none."""
+    wanted: list[RemoteFile] = []
+    for key, usual in roles:
+        name = config.raw.get(key) or usual
+        wanted.append(files[name] if name in files else _elsewhere(repo, config, key, usual, how))
+    return wanted
+
+
+def _elsewhere(where: str, config: LMConfig, key: str, usual: str, how: _Fetching) -> RemoteFile:
+    repo, name = _other_home(where, config, key, usual)
+    how.notify(f"{where} has no {name} of its own; it is taken from {repo}")
+    files = list_files(repo, "main")
+    if name not in files:
+        raise CheckpointError(f"{repo} has no file {name}, which {where} asks for")
+    return files[name]
+
+
+def _other_home(where: str, config: LMConfig, key: str, usual: str) -> tuple[str, str]:
+    """Repository and name of a codec or tokenizer that is not beside the weights."""
+    named = config.raw.get(key) or usual
+    if isinstance(named, str) and named.startswith("hf://") and named.count("/") >= 4:
+        org, repo, name = named.removeprefix("hf://").split("/", 2)
+        return f"{org}/{repo}", name
+    foreign = key == "tokenizer_name" and config.text_card != MOSHI_7B["text_card"]
+    if named != usual or foreign:
+        raise CheckpointError(f"{where} lacks {named} ({key!r} in config.json); put it beside the weights")
+    return COMPANIONS, usual
+
+
+def _companion_here(folder: Path, key: str, usual: str) -> Path | None:
+    config = _local_config(folder)
+    name = str(config.raw.get(key) or usual)
+    for path in (folder / name, folder / name.rsplit("/", 1)[-1]):
+        if path.is_file():
+            return path
+    try:
+        repo, name = _other_home(str(folder), config, key, usual)
+    except CheckpointError:
+        return None
+    snapshot = cached_snapshot(repo, "main")
+    path = snapshot / name if snapshot else None
+    return path if path and path.is_file() else None
+
+
+def _companion_of_folder(folder: Path, key: str, usual: str, how: _Fetching) -> Path:
+    found = _companion_here(folder, key, usual)
+    if found is not None:
+        return found
+    file = _elsewhere(str(folder), _local_config(folder), key, usual, how)
+    fetch([file], how.ask, how.progress)
+    return companion(folder, key, usual)
+
+
+def _ready(repo: str, revision: str, companions: bool) -> Path | None:
+    """The cached folder of a revision if nothing of it remains to be downloaded."""
+    snapshot = cached_snapshot(repo, revision)
+    if snapshot is None:
+        return None
+    try:
+        config, names = _local_config(snapshot), _local_names(snapshot)
+        _weight_names(repo, config, names, lambda: read_shards(snapshot / INDEX))
+    except MoshiError:
+        return None
+    if companions and any(_companion_here(snapshot, *role) is None for role in _ROLES):
+        return None
+    return snapshot
+
+
+def _local_names(folder: Path) -> set[str]:
+    if not folder.exists():
+        raise CheckpointError(f"{folder} does not exist; give a folder, a repository org/name or a short name")
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; give the folder that holds it and its config.json")
+    return {path.name for path in folder.iterdir() if path.is_file()}
+
+
+def _local_config(folder: Path) -> LMConfig:
+    path = folder / "config.json"
+    return LMConfig.from_file(path) if path.is_file() else LMConfig.from_dict(MOSHI_7B)
+
+
+def _remote_config(files: dict[str, RemoteFile]) -> LMConfig:
+    """Read before anything large is fetched, so that a model that cannot run is refused at once."""
+    file = files.get("config.json")
+    return LMConfig.from_file(fetch_small(file)) if file else LMConfig.from_dict(MOSHI_7B)
+
+
+def _is_path(model: str) -> bool:
+    return model.startswith((".", "/", "~")) or (model != "" and Path(model).exists())
+
+
+def _repository(model: str) -> tuple[str, str]:
+    name = model
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    match = _REPOSITORY.fullmatch(name.rstrip("/"))
+    if match:
+        return match[1], match[2] or "main"
+    known = (*SHORT_NAMES, "tiny")
+    close = difflib.get_close_matches(model.lower(), known, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise CheckpointError(
+        f"there is no model {model!r}{hint}: give moshiko, moshika or tiny, a repository org/name, or a folder"
+    )
+
+
+def _check_bits(bits: int | None, where: str, found: int | None) -> None:
+    if bits is not None and bits != found:
+        raise CheckpointError(
+            f"-q {bits} chooses among the published moshiko and moshika; {where} has the precision that it has: "
+            "leave -q out"
+        )
+
+
+def _bits_named(*names: str) -> int | None:
+    """The precision that a repository or file name tells: `moshika-mlx-q4`, `model.q8.safetensors`."""
+    for bits, word in PRECISIONS.items():
+        if any(re.search(rf"[.-]{word}(?=[.-]|$)", name) for name in names):
+            return bits
+    return None
+
+
+def _silence(_: str) -> None:
+    pass
