@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
@@ -104,15 +105,19 @@ class Speaker:
         return (waiting // self._block + 1) * self._block - since
 
     def _excess(self) -> int:
-        """Samples to take out, or if negative to put in, by the least surplus of a window."""
+        """Samples to take out, or if negative to put in, by the surpluses of a window.
+
+        What is taken out, no frame needed: their least counts. Put in is a block before drifting clocks let every
+        write just miss its callback: their median counts, as one late frame is no drift.
+        """
         if len(self._surpluses) < WINDOW:
             return 0
         least = min(self._surpluses)
         if not self._drifting:
             return least if least > self._slack else 0
-        if least < self._slack:
+        if median(self._surpluses) < 2 * self._slack:
             return -self._block
-        return max(0, (least - 2 * self._slack) // max(self._block, 1)) * self._block
+        return max(0, (least - 3 * self._slack) // max(self._block, 1)) * self._block
 
     def render(self, out: np.ndarray) -> None:
         """Fill `out` [block] with what comes next. The callback's: copies and fades, nothing more."""
