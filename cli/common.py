@@ -57,11 +57,13 @@ def load_model(args: argparse.Namespace) -> Moshi:
     return load_folder(locate_model(args.model, args.bits))
 
 
-def locate_model(model: str, bits: int | None, yes: bool = False) -> Path:
+def locate_model(model: str, bits: int | None, companions: bool = True) -> Path:
     """The folder of a model; a download of gigabytes is announced, and asked for once on a terminal."""
     from moshi_mlx.checkpoint.hub import locate
 
-    return locate(model, bits, notify=note)
+    from .download import agree
+
+    return locate(model, bits, ask=lambda download: agree(download, yes=False), progress=True, notify=note, companions=companions)
 
 
 def make_generator(moshi: Moshi, args: argparse.Namespace) -> Generator:

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the facts; returns the exit code."""
     from moshi_mlx.checkpoint.inspect import inspect
 
-    checkpoint = inspect(locate_model(args.name or args.model, args.bits))
+    checkpoint = inspect(locate_model(args.name or args.model, args.bits, companions=False))
     facts = describe(checkpoint)
     if args.tensors:
         facts["tensors"] = {

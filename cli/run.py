@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from moshi_mlx.audio_file import AudioReader
-    from moshi_mlx.pipeline import Stages
     from moshi_mlx.text import TextTokenizer, Word
 
 HELP = "answer a sound file with a sound file"
@@ -80,7 +79,10 @@ def answer(args: argparse.Namespace, reader: AudioReader, target: Path, show_tex
     from .display import progress
 
     moshi = load_model(args)
-    stages = Stages.of(moshi, make_generator(moshi, args), args.greeting)
+    seconds: dict[str, list[float]] = {"encode": [], "lm": [], "decode": []}
+    stages = Stages.of(
+        moshi, make_generator(moshi, args), args.greeting, lambda stage, _, took: seconds[stage].append(took)
+    )
     monologue = _Monologue(moshi.text, show_text)
     blocks = itertools.chain(reader, _silence(args.tail))
     total, samples, start = (reader.duration + args.tail) * FRAME_RATE, 0, time.perf_counter()
@@ -97,9 +99,9 @@ def answer(args: argparse.Namespace, reader: AudioReader, target: Path, show_tex
     return {
         "output": str(target),
         "seconds": round(samples / SAMPLE_RATE, 3),
-        "frames": len(stages.seconds["lm"]),
+        "frames": len(seconds["lm"]),
         "wall_seconds": round(time.perf_counter() - start, 3),
-        "milliseconds_per_frame": latencies(stages),
+        "milliseconds_per_frame": latencies(seconds),
         "text": monologue.text,
         "words": [{"text": w.text, "start": w.start, "end": w.end} for w in monologue.words],
         "mended_samples": reader.mended_samples,
@@ -110,13 +112,13 @@ def answer(args: argparse.Namespace, reader: AudioReader, target: Path, show_tex
     }
 
 
-def latencies(stages: Stages) -> dict[str, dict[str, float]]:
+def latencies(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     """Median and worst time of a frame in each stage, in milliseconds."""
     import numpy as np
 
     found = {}
-    for stage, seconds in stages.seconds.items():
-        times = 1000 * np.array(seconds or [0.0])
+    for stage, taken in seconds.items():
+        times = 1000 * np.array(taken or [0.0])
         found[stage] = {"median": round(float(np.median(times)), 2), "max": round(float(times.max()), 2)}
     return found
 

@@ -24,8 +24,15 @@ from .text import greeting_tokens
 AHEAD = 4
 """Frames that the encoder may be ahead of the language model."""
 
+OnTime = Callable[[str, float, float], None]
+"""Is told what a frame took: the stage (encode, lm or decode), `time.perf_counter()` at its start, seconds."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def _untold(stage: str, start: float, seconds: float) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Reply:
 
 @dataclass
 class Stages:
-    """The three stages of one conversation, and how long each frame took in them, in seconds.
+    """The three stages of one conversation.
 
     Each method belongs to one thread: `encode` and `decode` to any, `think` to the one that loaded the model.
     """
@@ -52,10 +59,12 @@ class Stages:
     decoder: MimiDecoder
     script: deque[int] = field(default_factory=deque)
     """Text tokens still to be forced: a greeting."""
-    seconds: dict[str, list[float]] = field(default_factory=lambda: {"encode": [], "lm": [], "decode": []})
+    on_time: OnTime = _untold
 
     @staticmethod
-    def of(moshi: Moshi, generator: Generator, greeting: str | None = None) -> Stages:
+    def of(
+        moshi: Moshi, generator: Generator, greeting: str | None = None, on_time: OnTime = _untold
+    ) -> Stages:
         """Stages for a model that converses.
 
         Raises:
@@ -66,7 +75,7 @@ class Stages:
                 f"{moshi.checkpoint.folder} does not converse: it has no codebooks to hear or to speak with"
             )
         script = greeting_tokens(greeting, moshi.text) if greeting is not None else []
-        return Stages(moshi.codec.encoder(), generator, moshi.codec.decoder(), deque(script))
+        return Stages(moshi.codec.encoder(), generator, moshi.codec.decoder(), deque(script), on_time)
 
     def encode(self, samples: np.ndarray) -> np.ndarray:
         """Samples float32 [1920] -> codes int32 [user codebooks]."""
@@ -88,7 +97,7 @@ class Stages:
     def _timed(self, stage: str, work: Callable[[], Result]) -> Result:
         start = time.perf_counter()
         result = work()
-        self.seconds[stage].append(time.perf_counter() - start)
+        self.on_time(stage, start, time.perf_counter() - start)
         return result
 
 

@@ -16,8 +16,7 @@ from ..errors import CheckpointError, MoshiError
 from .choice import PRECISIONS, choose_bits
 from .download import Ask, RemoteFile, cached_snapshot, fetch, fetch_small, list_files
 from .hub_errors import OfflineError
-from .inspect import INDEX, MIMI, TOKENIZER, WEIGHTS
-from .inspect import _shards as read_shards
+from .inspect import INDEX, MIMI, TOKENIZER, WEIGHTS, read_shards
 
 SHORT_NAMES = ("moshiko", "moshika")
 COMPANIONS = "kyutai/moshiko-mlx-q4"

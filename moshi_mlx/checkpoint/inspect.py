@@ -119,7 +119,7 @@ def _weight_files(folder: Path, config: LMConfig) -> tuple[Path, ...]:
     if isinstance(named, str):
         return _present([folder / named.rsplit("/", 1)[-1]])
     if (folder / INDEX).exists():
-        return _present(folder / name for name in _shards(folder / INDEX))
+        return _present(folder / name for name in read_shards(folder / INDEX))
     found = [folder / name for name in WEIGHTS if (folder / name).exists()]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
@@ -139,7 +139,8 @@ def _present(files: Iterable[Path]) -> tuple[Path, ...]:
     return files
 
 
-def _shards(index: Path) -> list[str]:
+def read_shards(index: Path) -> list[str]:
+    """File names of the shards that an index lists; raises CheckpointError when it is none."""
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         return sorted(str(name).rsplit("/", 1)[-1] for name in names)

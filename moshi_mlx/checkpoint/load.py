@@ -13,6 +13,7 @@ from typing import cast
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..bench import floor
 from ..errors import CheckpointError
 from ..memory import available_memory
 from ..model.lm import LM, Layout
@@ -56,9 +57,7 @@ def memory_needed(checkpoint: Checkpoint) -> int:
 
 def window_bytes(checkpoint: Checkpoint) -> int:
     """Bytes of keys and values once the window is full."""
-    config = checkpoint.config.transformer
-    item = 4 if checkpoint.precision == "float32" else 2
-    return 2 * item * config.num_layers * config.num_kv_heads * config.head_dim * config.context
+    return floor.window_bytes(checkpoint.config) * (2 if checkpoint.precision == "float32" else 1)
 
 
 def check_memory(checkpoint: Checkpoint) -> None:
