@@ -123,6 +123,7 @@ def test_an_interrupt_ends_it_with_130_and_leaves_no_half_written_reply(minute: 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_heed_interrupts,
     ) as process:
         _wait_for_work(process, tmp_path)
         process.send_signal(signal.SIGINT)
@@ -131,6 +132,10 @@ def test_an_interrupt_ends_it_with_130_and_leaves_no_half_written_reply(minute: 
     assert errors.splitlines()[-1] == "moshi-mlx: interrupted"
     assert "Traceback" not in errors
     assert [path.name for path in tmp_path.iterdir()] == ["minute.wav"]
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets what it starts with & ignore them
 
 
 def _wait_for_work(process: subprocess.Popen[str], folder: Path) -> None:
