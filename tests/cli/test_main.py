@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from moshi_mlx.cli.main import COMMANDS, build_parser, main
 
 import moshi_mlx
+from moshi_mlx.cli.main import COMMANDS, build_parser, main
 
 MOSHI_MLX = [sys.executable, "-m", "moshi_mlx.cli.main"]
 RUN_TINY = ["run", "--model", "tiny"]
