@@ -167,7 +167,8 @@ class Generator:
             audio_noise = self.audio_sampling.noise((config.dep_q, batch, config.card), audio_key)
 
             def choose_text(scores: mx.array) -> mx.array:
-                return mx.where(forced == SAMPLE, self.text_sampling.draw(scores, text_noise), forced)
+                drawn = self.text_sampling.draw(scores, text_noise)
+                return mx.where(forced == SAMPLE, drawn, forced.astype(mx.uint32))
 
             def choose_audio(step: int, scores: mx.array) -> mx.array:
                 return self.audio_sampling.draw(scores, None if audio_noise is None else audio_noise[step])
@@ -177,7 +178,7 @@ class Generator:
             tokens = step.text[:, None]
             if step.audio is not None:
                 tokens = mx.concatenate([tokens, step.audio], axis=1)
-            outputs = [tokens]
+            outputs = [tokens.astype(mx.int32)]
             if logits:
                 scores = (step.text_logits, step.audio_logits)
                 outputs += [x.astype(mx.float32) for x in scores if x is not None]

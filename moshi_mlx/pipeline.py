@@ -62,9 +62,7 @@ class Stages:
     on_time: OnTime = _untold
 
     @staticmethod
-    def of(
-        moshi: Moshi, generator: Generator, greeting: str | None = None, on_time: OnTime = _untold
-    ) -> Stages:
+    def of(moshi: Moshi, generator: Generator, greeting: str | None = None, on_time: OnTime = _untold) -> Stages:
         """Stages for a model that converses.
 
         Raises:

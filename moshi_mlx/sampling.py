@@ -44,19 +44,21 @@ class Sampling:
         return mx.random.gumbel(shape, key=key) if self.temp > 0 else None
 
     def draw(self, logits: mx.array, noise: mx.array | None) -> mx.array:
-        """Logits [..., V] -> tokens [...] int32."""
+        """Logits [..., V] -> tokens [...] uint32."""
         if noise is None:
-            return mx.argmax(logits, axis=-1).astype(mx.int32)
+            return mx.argmax(logits, axis=-1)
         scaled = logits.astype(mx.float32) / self.temp
         floor = None
-        if 0 < self.top_k < logits.shape[-1]:
-            floor = mx.min(mx.topk(scaled, self.top_k, axis=-1), axis=-1, keepdims=True)
+        vocabulary = logits.shape[-1]
+        if 0 < self.top_k < vocabulary:
+            kth = vocabulary - self.top_k
+            floor = mx.partition(scaled, kth, axis=-1)[..., kth : kth + 1]
         if self.min_p > 0:
             least = mx.max(scaled, axis=-1, keepdims=True) + math.log(self.min_p)
             floor = least if floor is None else mx.maximum(floor, least)
         if floor is not None:
             scaled = mx.where(scaled < floor, -mx.inf, scaled)
-        return mx.argmax(scaled + noise, axis=-1).astype(mx.int32)
+        return mx.argmax(scaled + noise, axis=-1)
 
 
 TEXT_SAMPLING = Sampling(temp=0.7, top_k=25)

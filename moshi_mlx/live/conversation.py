@@ -1,18 +1,19 @@
 """The conversation: microphone to encoder to language model to decoder to speaker, without end.
 
 Each stage has a thread of its own, so that a frame costs the slowest stage and not their sum; the language
-model's is the one that calls `run`. Between two stages at most one frame waits, and what cannot wait is
-dropped before it is encoded, so that lag never grows. Draws nothing: what happens is told in `events`.
+model's is the one that calls `run`. A stage keeps its frame until the next one takes it, one more waits at the
+microphone, and what cannot wait is dropped before it is encoded: an answer is late by one frame and three times
+the slowest stage at most. Draws nothing: what happens is told in `events`.
 """
 
 from __future__ import annotations
 
 import gc
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..pipeline import Stages
 from ..text import TextStream
 from .duplex import BLOCK_SIZE, Duplex
 from .echo import EchoCanceller
+from .handover import Handover
 from .line import Captured
 from .metrics import Metrics
 from .recording import Recording
@@ -105,9 +107,10 @@ class Conversation:
         self.duplex = Duplex(input, output, block_size, tap=self._tap)
         stages.on_time = self._on_time
         self._text = TextStream(moshi.text)
-        self._heard: queue.Queue[_Heard | None] = queue.Queue(maxsize=1)
-        self._said: queue.Queue[_Said | None] = queue.Queue(maxsize=1)
-        self._stopped = threading.Event()
+        self._heard: Handover[_Heard] = Handover()
+        self._said: Handover[_Said] = Handover()
+        self._stopped = False  # no Event: a signal handler may not wait for the lock of one
+        self._reopened = 0
         self._begin_anew = threading.Event()
         self._fault: BaseException | None = None
         self._took: dict[str, tuple[float, float]] = {}
@@ -121,25 +124,23 @@ class Conversation:
         """
         self._warm_up()
         needed = self.moshi.checkpoint.nbytes + self.stages.generator.window_bytes
-        with steady_memory(needed), collected_by_hand(), kept_awake(), self.duplex:
+        record = self.recording or nullcontext()
+        with record, steady_memory(needed), collected_by_hand(), kept_awake(), self.duplex:
             self._began = time.perf_counter()
             threads = [self._start(self._listen, "encoder"), self._start(self._speak, "decoder")]
             try:
                 self._think()
             finally:
-                self.stop()
-                self._let_go()
+                self._end()
                 for thread in threads:
                     thread.join()
-        if self.recording is not None:
-            self.recording.close()
         if self._fault is not None:
             raise self._fault
         return self.summary()
 
     def stop(self) -> None:
         """End the conversation; may be called from any thread, and from a signal handler."""
-        self._stopped.set()
+        self._stopped = True
 
     def begin_anew(self) -> None:
         """Forget what was said: the next frame is the first of a new conversation."""
@@ -173,40 +174,37 @@ class Conversation:
         self.stages.encoder.reset()
         self.stages.decoder.reset()
 
-    # The threads. Each runs until it is handed None.
+    # The threads.
 
     def _listen(self) -> None:
         prefer_fast_cores()
-        while not self._stopped.is_set():
+        while not self._stopped:
             captured = self.duplex.read_frame(LOOK_SECONDS)
             if captured is None or self.paused:
                 continue
             codes = self.stages.encode(captured.mic)
             seconds = {"encode": self._span("encode", captured)}
-            self._hand_over(self._heard, _Heard(captured, codes, seconds))
+            self._heard.give(_Heard(captured, codes, seconds))
 
     def _think(self) -> None:
         frames = 0
-        while not self._stopped.is_set():
-            try:
-                heard = self._heard.get(timeout=LOOK_SECONDS)
-            except queue.Empty:
-                continue
+        while not self._stopped:
+            heard = self._heard.take(LOOK_SECONDS)
             if heard is None:
-                return
+                continue
             if self._begin_anew.is_set():
                 self._begin_anew.clear()
                 self.stages.generator.reset()
             token, codes = self.stages.think(heard.codes)
             heard.seconds["lm"] = self._span("lm", heard.captured)
-            self._hand_over(self._said, _Said(heard, token, codes))
+            self._said.give(_Said(heard, token, codes))
             frames += 1
             if frames % COLLECT_EVERY == 0 and self._heard.empty():
                 gc.collect()
 
     def _speak(self) -> None:
         prefer_fast_cores()
-        while (said := self._said.get()) is not None:
+        while (said := self._said.take()) is not None:
             samples = self.stages.decode(said.codes)
             self.duplex.write_frame(samples)
             captured, seconds = said.heard.captured, said.heard.seconds
@@ -247,23 +245,11 @@ class Conversation:
             self.recording.span(stage, start - self._began, seconds, captured.index)
         return seconds
 
-    def _hand_over(self, to: queue.Queue[Any], item: object) -> None:
-        """Wait until the next stage has taken what it was given before."""
-        while not self._stopped.is_set():
-            try:
-                to.put(item, timeout=LOOK_SECONDS)
-                return
-            except queue.Full:
-                continue
-
-    def _let_go(self) -> None:
-        """Release a stage that waits for another one."""
-        for waiting in (self._heard, self._said):
-            try:
-                waiting.get_nowait()
-            except queue.Empty:
-                pass
-            waiting.put(None)
+    def _end(self) -> None:
+        """Stop, and release a stage that waits for another one."""
+        self.stop()
+        self._heard.close()
+        self._said.close()
 
     def _start(self, work: Callable[[], None], name: str) -> threading.Thread:
         def guarded() -> None:
@@ -271,7 +257,7 @@ class Conversation:
                 work()
             except BaseException as error:  # raised again by `run`
                 self._fault = self._fault or error
-                self.stop()
+                self._end()
 
         thread = threading.Thread(target=guarded, name=name, daemon=True)
         thread.start()
