@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
 def answer(args: argparse.Namespace, reader: AudioReader, target: Path, show_text: bool) -> dict[str, Any]:
     """Run the conversation, write the files, and return the figures."""
     from moshi_mlx.audio_file import WavWriter
+    from moshi_mlx.checkpoint.load import memory_needed
+    from moshi_mlx.live.system import steady_memory
     from moshi_mlx.mimi import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE
     from moshi_mlx.pipeline import Stages, converse
 
@@ -84,21 +86,19 @@ def answer(args: argparse.Namespace, reader: AudioReader, target: Path, show_tex
         moshi, make_generator(moshi, args), args.greeting, lambda stage, _, took: seconds[stage].append(took)
     )
     monologue = _Monologue(moshi.text, show_text)
-    blocks = itertools.chain(reader, _silence(args.tail))
-    total, samples, start = (reader.duration + args.tail) * FRAME_RATE, 0, time.perf_counter()
-    with WavWriter(target, channels=2 if args.stereo else 1) as writer:
-        counted = _Counted(blocks)
-        for reply in progress(converse(stages, counted), total, "answering"):
-            length = min(FRAME_SIZE, counted.samples - samples)
+    blocks = _Counted(itertools.chain(reader, _silence(args.tail)))
+    total, start = (reader.duration + args.tail) * FRAME_RATE, time.perf_counter()
+    with steady_memory(memory_needed(moshi.checkpoint)), WavWriter(target, 2 if args.stereo else 1) as writer:
+        for i, reply in enumerate(progress(converse(stages, blocks), total, "answering")):
+            length = blocks.samples - i * FRAME_SIZE  # less than a frame is left at the end
             writer.write(_columns(reply.heard, reply.said, args.stereo)[:length])
-            samples += length
             monologue.push(reply.token)
         monologue.end()
         if args.transcript:
             _write_transcript(Path(args.transcript), monologue.words)
     return {
         "output": str(target),
-        "seconds": round(samples / SAMPLE_RATE, 3),
+        "seconds": round(blocks.samples / SAMPLE_RATE, 3),
         "frames": len(seconds["lm"]),
         "wall_seconds": round(time.perf_counter() - start, 3),
         "milliseconds_per_frame": latencies(seconds),

@@ -89,11 +89,6 @@ class Generator:
         """Memory of the keys and values held now."""
         return self._cache.nbytes
 
-    @property
-    def window_bytes(self) -> int:
-        """Memory of the keys and values once the window is full."""
-        return self.cache_bytes // self._cache.capacity * self.config.transformer.context
-
     def reset(self) -> None:
         """Begin a new conversation with the same seed."""
         self._cache.clear()

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoint.load import memory_needed
 from ..mimi import FRAME_SIZE
 from ..moshi import Moshi
 from ..pipeline import Stages
@@ -123,9 +124,8 @@ class Conversation:
             MoshiError: what a stage ran into; the devices are given back first.
         """
         self._warm_up()
-        needed = self.moshi.checkpoint.nbytes + self.stages.generator.window_bytes
         record = self.recording or nullcontext()
-        with record, steady_memory(needed), collected_by_hand(), kept_awake(), self.duplex:
+        with record, steady_memory(memory_needed(self.moshi.checkpoint)), collected_by_hand(), kept_awake(), self.duplex:
             self._began = time.perf_counter()
             threads = [self._start(self._listen, "encoder"), self._start(self._speak, "decoder")]
             try:
