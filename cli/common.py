@@ -63,7 +63,7 @@ def locate_model(model: str, bits: int | None, companions: bool = True) -> Path:
 
     from .download import agree
 
-    return locate(model, bits, ask=lambda download: agree(download, yes=False), progress=True, notify=note, companions=companions)
+    return locate(model, bits, ask=agree, progress=True, notify=note, companions=companions)
 
 
 def make_generator(moshi: Moshi, args: argparse.Namespace) -> Generator:

@@ -21,25 +21,35 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "LM",
+    "AudioError",
+    "CheckpointError",
+    "ConfigError",
+    "DeviceError",
+    "Frame",
+    "Generator",
+    "Moshi",
+    "MoshiError",
+    "Sampling",
+    "__version__",
+    "load",
+    "load_lm",
+]
+
 _HOMES = {
     "LM": "model.lm",
     "Frame": "generator",
     "Generator": "generator",
     "Moshi": "moshi",
     "Sampling": "sampling",
-    "AudioError": "errors",
-    "CheckpointError": "errors",
-    "ConfigError": "errors",
-    "DeviceError": "errors",
-    "MoshiError": "errors",
     "load": "moshi",
     "load_lm": "checkpoint.load",
 }
-__all__ = [*_HOMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     # MLX is imported when it is first needed, so that the command line's --help answers at once.
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    return getattr(importlib.import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
