@@ -97,6 +97,21 @@ class Generator:
         # The reference's first step reads initial tokens only. Done before the audio starts, it costs no frame.
         self._advance(np.zeros(self._user_shape, np.int32), np.full(self.batch_size, SAMPLE, np.int32), False)
 
+    def skip_to(self, position: int) -> None:
+        """Go on as after `position` frames of nothing, all of them in the window: a long conversation, to be timed.
+
+        Args:
+            position: 0 or more; past the window it is as full as it gets.
+
+        Raises:
+            MoshiError: it is negative.
+        """
+        if position < 0:
+            raise MoshiError(f"a conversation cannot go on from frame {position}")
+        self._cache.fill(position)
+        self._grid = StreamGrid(self.config, self.batch_size)
+        self._step = position + 1
+
     def step(self, user_codes: object, text: object = SAMPLE, logits: bool = False) -> Frame:
         """Take the user's frame, give Moshi's.
 

@@ -140,6 +140,26 @@ def test_a_seed_repeats_a_conversation_and_another_does_not() -> None:
     assert tokens(run(Generator(lm, seed=8), codes)) != first
 
 
+@pytest.mark.parametrize("position", [0, 100, 200, 1000])
+def test_a_conversation_can_be_taken_up_far_from_its_beginning(position: int) -> None:
+    lm, codes = small_lm(context=200), user_codes(3)
+    walked, skipped = Generator(lm, **GREEDY), Generator(lm, **GREEDY)
+    for _ in range(position):
+        walked.step(codes[0])
+    skipped.skip_to(position)
+    assert (skipped.position, skipped.cache_bytes) == (walked.position, walked.cache_bytes)
+    run(skipped, codes)
+    assert skipped.position == position + 3
+    assert skipped.step(codes[0]).audio is not None
+    skipped.reset()
+    assert tokens(run(skipped, codes)) == tokens(run(Generator(lm, **GREEDY), codes))
+
+
+def test_a_conversation_has_no_negative_frames() -> None:
+    with pytest.raises(MoshiError, match="frame -1"):
+        Generator(small_lm()).skip_to(-1)
+
+
 def test_two_generators_on_one_model_do_not_disturb_each_other() -> None:
     lm, codes = small_lm(), user_codes(30)
     alone = tokens(run(Generator(lm, seed=1), codes))

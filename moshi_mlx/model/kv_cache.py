@@ -46,6 +46,13 @@ class KVCache:
         """Forget everything, and give the memory back."""
         self.layers = self.blank(self._sizes[0])
 
+    def fill(self, position: int) -> None:
+        """Stand as after `position` frames of zeros: rings of the size they then have, made layer by layer."""
+        capacity = next((size for size in self._sizes if size > position), self._sizes[-1])
+        self.layers = self.blank(capacity)
+        for layer in self.layers:
+            mx.eval(layer)
+
     def blank(self, capacity: int) -> list[LayerCache]:
         """Zero rings of a size; nothing is allocated before they are evaluated."""
         config = self._config
