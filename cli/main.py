@@ -13,7 +13,7 @@ import sys
 
 from moshi_mlx.errors import MoshiError
 
-COMMANDS = ("demo", "run", "download", "info", "codec")
+COMMANDS = ("chat", "devices", "doctor", "demo", "run", "download", "info", "codec", "quantize", "compare")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,18 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.version:
-        from moshi_mlx import __version__
-
-        print(f"moshi-mlx {__version__}")
-        return 0
-    if args.command is None:
-        parser.print_help()
-        return 0
     try:
-        return args.run(args)
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # here and not at exit, where nobody could catch what it raises
     except MoshiError as error:
         print(f"moshi-mlx: error: {error}", file=sys.stderr)
         return 2
@@ -64,6 +57,20 @@ def main(argv: list[str] | None = None) -> int:
         # The reader of our output has gone (`| head`): say nothing, and keep Python from saying it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _run(argv: list[str] | None) -> int:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.version:
+        from moshi_mlx import __version__
+
+        print(f"moshi-mlx {__version__}")
+        return 0
+    if args.command is None:
+        parser.print_help()
+        return 0
+    return args.run(args)
 
 
 if __name__ == "__main__":
