@@ -107,6 +107,9 @@ class WavWriter:
             self._file = soundfile.SoundFile(self._partial, "w", SAMPLE_RATE, channels, subtype=subtype, format="WAV")
         except (soundfile.LibsndfileError, OSError):
             raise AudioError(f"{self.path} cannot be written: check that its folder is there and writable") from None
+        except BaseException:  # Ctrl-C between opening the file and the `with` block that would remove it
+            self._partial.unlink(missing_ok=True)
+            raise
 
     def write(self, samples: npt.ArrayLike) -> None:
         """Append samples. Raises AudioError where the disk is full."""

@@ -62,6 +62,7 @@ def run_ours(folder: Path, frames: int) -> list[float]:
 def run_peer(folder: Path, frames: int) -> list[float]:
     import mlx.core as mx
     import numpy as np
+
     from moshi_mlx import models, utils  # pyright: ignore
 
     lm = models.Lm(models.LmConfig.from_config_dict(json.loads((folder / "config.json").read_text())))
