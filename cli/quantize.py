@@ -67,7 +67,6 @@ def run(args: argparse.Namespace) -> int:
         from moshi_mlx.quantize.upload import check_upload
 
         check_upload(args.upload_repo)
-    _check_audio(args.calibrate or [])
     report = _quantize(args, recipe, destination)
     if args.upload_repo:
         from moshi_mlx.quantize.upload import upload
@@ -81,9 +80,9 @@ def _quantize(args: argparse.Namespace, recipe: Recipe, destination: Path) -> di
     """Plan, calibrate, convert; returns the figures."""
     from moshi_mlx.quantize.convert import convert, plan
 
-    began = time.perf_counter()
+    began, seconds = time.perf_counter(), _seconds(args.calibrate or [])
     conversion = plan(_locate(args.source), destination, recipe, args.resume)
-    override = _calibrate(args.calibrate, conversion) if args.calibrate else None
+    override = _calibrate(args.calibrate, seconds, conversion) if args.calibrate else None
     notes = "Linear layers of the fewest bits by GPTQ, calibrated on speech." if override else ""
     try:
         with _bar(f"{conversion.source.precision} to {recipe.name}") as progress:
@@ -125,19 +124,19 @@ def _base_model(source: str) -> str | None:
     return None if local else source.split("@")[0]
 
 
-def _check_audio(files: list[str]) -> None:
-    """Open each file, so that a wrong name shows at once."""
+def _seconds(files: list[str]) -> float:
+    """Open each file, so that a wrong name shows at once; how long they are together."""
     from moshi_mlx.audio_file import read_blocks
 
-    for file in files:
-        read_blocks(file)
+    return sum(read_blocks(file).duration for file in files)
 
 
-def _calibrate(files: list[str], conversion: Conversion) -> Override:
+def _calibrate(files: list[str], seconds: float, conversion: Conversion) -> Override:
     from moshi_mlx.moshi import load_folder
-    from moshi_mlx.quantize.calibrate import calibrate, check_calibration
+    from moshi_mlx.quantize.calibrate import calibrate, check_calibration, check_speech
     from moshi_mlx.quantize.conversation import converse, encode
 
+    check_speech(conversion.source.config, conversion.formats, seconds)
     check_calibration(conversion.source, conversion.formats)
     moshi = load_folder(conversion.source.folder)
     note("calibrating: the model answers the recordings, then mlx-lm works out each layer's Hessian")

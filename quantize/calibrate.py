@@ -21,6 +21,7 @@ from moshi_mlx.checkpoint.names import Merge, merges
 from moshi_mlx.config import LMConfig
 from moshi_mlx.errors import CheckpointError, MoshiError
 from moshi_mlx.memory import available_memory
+from moshi_mlx.mimi import FRAME_RATE
 from moshi_mlx.model.layers import Linear
 from moshi_mlx.model.lm import LM
 
@@ -44,6 +45,29 @@ def target_format(formats: Formats) -> Format:
             f"leave it out, or choose another recipe"
         )
     return form
+
+
+def frames_needed(config: LMConfig, formats: Formats) -> int:
+    """How much speech calibration takes: twice as many frames as the widest layer has inputs.
+
+    With fewer frames than inputs the Hessian has no full rank, and the result is worse than rounding.
+    """
+    shapes = matrices(config)
+    return 2 * max((shapes[merge.published[0]][1] for merge in _chosen(config, formats)), default=0)
+
+
+def check_speech(config: LMConfig, formats: Formats, seconds: float) -> None:
+    """Refuse recordings that are too short to calibrate on.
+
+    Raises:
+        MoshiError: how long they are, and how long they must be.
+    """
+    need = frames_needed(config, formats) / FRAME_RATE
+    if seconds < need:
+        raise MoshiError(
+            f"--calibrate needs {need / 60:.1f} minutes of speech for this model, and the files hold "
+            f"{seconds / 60:.1f}: with less, GPTQ does worse than rounding"
+        )
 
 
 def check_calibration(checkpoint: Checkpoint, formats: Formats) -> None:
@@ -119,10 +143,11 @@ def _chosen(config: LMConfig, formats: Formats) -> list[Merge]:
 
 
 def _prepare(lm: LM, chosen: set[str]) -> None:
-    """Make the chosen layers plain `nn.Linear`, which alone mlx-lm calibrates, and their inputs float32.
+    """Make the chosen layers plain `nn.Linear`, which alone mlx-lm calibrates: bfloat16, their inputs float32.
 
     Hessians of bfloat16 products are not positive definite.
     """
+    lm.set_dtype(mx.bfloat16)
     layers = tree_flatten(lm.leaf_modules(), is_leaf=nn.Module.is_module)
     plain = [(name, _plain(layer)) for name, layer in layers if name in chosen and isinstance(layer, Linear)]
     lm.update_modules(tree_unflatten(plain))

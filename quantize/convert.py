@@ -6,6 +6,7 @@ blocks give the very bits that whole tensors would. The result is a complete fol
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -123,7 +124,7 @@ def convert(
         MoshiError: the disk is full, or another run is at work there.
     """
     override = override or {}
-    fingerprint = conversion.fingerprint | {"calibrated": sorted(override), "notes": notes}
+    fingerprint = conversion.fingerprint | {"calibrated": _digest(override), "notes": notes}
     reader = SourceReader(conversion.source)
     try:
         with FolderWriter(conversion.destination, conversion.files, fingerprint, resume, sync_bytes) as writer:
@@ -186,6 +187,16 @@ def quantized(dense: mx.array, form: Format | None) -> dict[str, np.ndarray]:
 def stored(array: mx.array) -> np.ndarray:
     """An array's bytes for a file; bfloat16, which numpy has not, as uint16."""
     return np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array, copy=False)
+
+
+def _digest(override: Override) -> str:
+    """Of calibrated tensors in one word, so that two calibrations are not mixed."""
+    digest = hashlib.blake2b(digest_size=16)
+    for module in sorted(override):
+        digest.update(module.encode())
+        for part in sorted(override[module]):
+            digest.update(np.ascontiguousarray(override[module][part]).data)
+    return digest.hexdigest()
 
 
 def _entries(name: str, shape: tuple[int, ...], formats: Formats) -> Iterator[Entry]:

@@ -210,14 +210,7 @@ def _score(other: Checkpoint, codes: np.ndarray, folder: Path, progress: Progres
                 totals[stream] = totals.get(stream, np.zeros(5)) + tally
     del lm
     mx.clear_cache()
-    return [
-        StreamScore(stream, int(count), *(sums / max(count, 1)).tolist()) for stream, (count, *sums) in _arrays(totals)
-    ]
-
-
-def _arrays(totals: dict[str, np.ndarray]) -> Iterator[tuple[str, tuple[float, np.ndarray]]]:
-    for stream, tally in totals.items():
-        yield stream, (tally[0], tally[1:])  # pyright: ignore[reportReturnType]
+    return [StreamScore(stream, int(tally[0]), *(tally[1:] / tally[0]).tolist()) for stream, tally in totals.items()]
 
 
 def _log_probabilities(lm: LM, segment: np.ndarray) -> dict[str, mx.array]:

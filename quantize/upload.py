@@ -23,10 +23,11 @@ def check_upload(repo: str) -> None:
         validate_repo_id(repo)
     except ValueError:
         raise MoshiError(f"{repo!r} is no repository's name; --upload-repo takes one like you/moshiko-q4") from None
-    if get_token() is None:
+    token = get_token()
+    if token is None:
         raise MoshiError(f"uploading to {repo} needs a token; run `hf auth login`, or set HF_TOKEN")
     with _sentences(repo, "nothing was written"):
-        HfApi().whoami()
+        HfApi().whoami(token=token)
 
 
 def upload(folder: Path, repo: str) -> str:

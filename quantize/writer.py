@@ -77,14 +77,16 @@ class Shard:
         text += b" " * (-len(text) % 8)
         self._header = len(text).to_bytes(8, "little") + text
         self._starts = {name: len(self._header) + start for name, start in starts.items()}
-        self._rows = {entry.name: entry.row_bytes for entry in entries}
+        self._entries = {entry.name: entry for entry in entries}
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         os.ftruncate(self._file, len(self._header) + end)
 
     def write(self, name: str, row: int, data: np.ndarray) -> int:
         """Put rows of a tensor in their place; returns how many bytes that is."""
-        left = memoryview(np.ascontiguousarray(data)).cast("B")
-        size, position = len(left), self._starts[name] + row * self._rows[name]
+        entry, left = self._entries[name], memoryview(np.ascontiguousarray(data)).cast("B")
+        size, position = len(left), self._starts[name] + row * entry.row_bytes
+        if row * entry.row_bytes + size > entry.nbytes:
+            raise ValueError(f"{size} bytes from row {row} on do not fit into {entry}")
         while left:
             written = os.pwrite(self._file, left, position)
             left, position = left[written:], position + written
