@@ -89,6 +89,15 @@ class Generator:
         """Memory of the keys and values held now."""
         return self._cache.nbytes
 
+    @property
+    def rings(self) -> list[LayerCache]:
+        """The keys and values, for those who run parts of the network: they are given up, put back what comes out."""
+        return self._cache.layers
+
+    @rings.setter
+    def rings(self, rings: list[LayerCache]) -> None:
+        self._cache.layers = rings
+
     def reset(self) -> None:
         """Begin a new conversation with the same seed."""
         self._cache.clear()
