@@ -1,0 +1,229 @@
+"""`moshi-mlx chat`: talk with Moshi, both at once, for as long as you like."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moshi_mlx.errors import MoshiError
+
+from .common import add_model_arguments, add_sampling_arguments, load_model, make_generator, note
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from moshi_mlx.live.conversation import Conversation
+    from moshi_mlx.live.devices import Device
+    from moshi_mlx.live.echo import EchoCanceller
+    from moshi_mlx.moshi import Moshi
+
+    from .follow import View
+
+HELP = "talk with Moshi through the microphone and the speaker"
+EXAMPLE = "moshi-mlx chat --record recordings"
+
+BLOCK_SIZES = range(32, 9601)
+HEADPHONES = ("headphone", "headset", "airpods", "earpods", "earphone", "earbuds", "buds", "wh-1000", "wf-1000")
+"""Parts of the names of what is worn on the ears: nothing of it reaches the microphone."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `chat`."""
+    add_model_arguments(parser)
+    sound = parser.add_argument_group("sound")
+    sound.add_argument("-i", "--input", metavar="DEVICE", help="microphone, by number or name (see moshi-mlx devices)")
+    sound.add_argument("-o", "--output", metavar="DEVICE", help="speaker, by number or name")
+    sound.add_argument(
+        "--block-size",
+        type=int,
+        default=480,
+        metavar="SAMPLES",
+        help="per audio callback; less answers sooner, more is safer (default: %(default)s, 20 ms)",
+    )
+    sound.add_argument(
+        "--echo-cancellation",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="take Moshi's voice out of the microphone (default: where livekit is installed and the speaker is no "
+        "headphones)",
+    )
+    sound.add_argument(
+        "--record", metavar="DIR", type=Path, help="keep both sides, the words and a trace in a new folder there"
+    )
+    add_sampling_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object per frame, and the summary last")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Converse until Ctrl-C or q; returns the exit code."""
+    from .display import status
+    from .follow import follow
+
+    if args.block_size not in BLOCK_SIZES:
+        least, most = BLOCK_SIZES[0], BLOCK_SIZES[-1]
+        raise MoshiError(f"--block-size must lie between {least} and {most} samples, not {args.block_size}")
+    canceller = choose_canceller(args.echo_cancellation, find_speaker(args))
+    note(f"loading {args.model}")
+    moshi = load_model(args)
+    with status("warming up"):
+        conversation = make_conversation(args, moshi, canceller)
+    view = choose_view(conversation, args)
+    with stopped_by_signals(conversation.stop), follow(conversation, view):
+        summary = conversation.run()
+    report(conversation, summary, args.json)
+    return 0
+
+
+def find_speaker(args: argparse.Namespace) -> Device:
+    """The speaker that will be used, after a look at both devices: a wrong name shows before a model is loaded.
+
+    Raises:
+        DeviceError: there is no such device.
+    """
+    from moshi_mlx.live import portaudio
+    from moshi_mlx.live.devices import choose
+
+    choose(args.input, "input")
+    speaker = choose(args.output, "output")
+    portaudio.release()  # it lists devices once: what is plugged in while the model loads shall be seen
+    return speaker
+
+
+def choose_canceller(wanted: bool | None, speaker: Device) -> EchoCanceller | None:
+    """An echo canceller, or None; a note tells which and why.
+
+    Raises:
+        MoshiError: it was asked for and is not installed.
+    """
+    from moshi_mlx.live.echo import EchoCanceller, available
+
+    if wanted is None:
+        if wears_headphones(speaker):
+            note(f"echo cancellation is off: {speaker.name} is worn on the ears (--echo-cancellation turns it on)")
+            return None
+        if not available():
+            note(
+                "echo cancellation is off, and without headphones Moshi will hear itself: livekit is not installed "
+                "(pip install 'moshi-mac[aec]')"
+            )
+            return None
+    if wanted is False:
+        note("echo cancellation is off, as you asked: wear headphones, or Moshi will hear itself")
+        return None
+    canceller = EchoCanceller()
+    why = (
+        "as you asked" if wanted else f"{speaker.name} is heard by the microphone (--no-echo-cancellation turns it off)"
+    )
+    note(f"echo cancellation is on: {why}")
+    return canceller
+
+
+def wears_headphones(speaker: Device) -> bool:
+    """Whether a speaker's name tells that it is worn on the ears."""
+    return any(word in speaker.name.lower() for word in HEADPHONES)
+
+
+def make_conversation(args: argparse.Namespace, moshi: Moshi, canceller: EchoCanceller | None) -> Conversation:
+    """The conversation that the flags ask for, ready to run."""
+    from moshi_mlx.live.conversation import Conversation
+    from moshi_mlx.live.recording import Recording
+    from moshi_mlx.pipeline import Stages
+
+    return Conversation(
+        moshi,
+        Stages.of(moshi, make_generator(moshi, args), args.greeting),
+        input=args.input,
+        output=args.output,
+        block_size=args.block_size,
+        canceller=canceller,
+        recording=Recording(args.record) if args.record else None,
+    )
+
+
+def choose_view(conversation: Conversation, args: argparse.Namespace) -> View:
+    """The screen on a terminal; elsewhere plain text, or JSON."""
+    from .follow import JsonView, PlainView
+
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # Moshi's words may hold what a terminal's encoding does not
+    if args.json:
+        return JsonView(conversation)
+    if not sys.stdout.isatty():
+        return PlainView()
+    from rich.console import Console
+
+    from .screen import Screen
+
+    console = Console()
+    if console.is_dumb_terminal:
+        return PlainView()
+    name = Path(args.model).name or args.model
+    return Screen(conversation, f"{name} {conversation.moshi.checkpoint.precision}", console)
+
+
+@contextmanager
+def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """While the context lasts Ctrl-C, `kill` and a closed terminal call `stop`; a second one interrupts at once."""
+    asked = False
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        stop()
+
+    heeded = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        heeded.append(signal.SIGHUP)
+    before = {number: signal.signal(number, on_signal) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def report(conversation: Conversation, summary: dict[str, Any], as_json: bool) -> None:
+    """The figures: the last line of JSON, or lines for a person, on stderr where stdout is no terminal."""
+    if as_json:
+        print(json.dumps(summary))
+        return
+    to = sys.stdout if sys.stdout.isatty() else sys.stderr
+    print("\n".join(["", *describe(summary)]), file=to)
+    if conversation.recording is not None and conversation.recording.problem is not None:
+        note(conversation.recording.problem)
+
+
+def describe(summary: dict[str, Any]) -> Iterator[str]:
+    """The summary in lines."""
+    from moshi_mlx.memory import human_bytes
+
+    from .screen import clock
+
+    yield f"{clock(summary['seconds'])} of conversation, {summary['frames']:,} frames of 80 ms"
+    yield ""
+    yield "".join(f"{head:>10}" for head in ("ms", "p50", "p95", "p99", "max"))
+    for stage, times in summary["stages"].items():
+        yield f"{stage:>10}" + "".join(f"{times[f'{key}_ms']:>10.1f}" for key in ("p50", "p95", "p99", "max"))
+    yield ""
+    yield f"dropped    {summary['dropped_total']} frames"
+    for why, count in summary["dropped"].items():
+        if count:
+            yield f"           {count} because {why}"
+    yield f"underruns  {summary['underruns']}"
+    arrays, process = (human_bytes(summary["memory"][peak]) for peak in ("mlx_peak", "peak_rss"))
+    yield f"memory     {arrays} of arrays, {process} of process, at most"
+    if summary["devices_reopened"]:
+        yield f"devices    opened again {summary['devices_reopened']} times"
+    if summary["echo_reduction_db"] is not None:
+        yield f"echo       reduced by {summary['echo_reduction_db']:.0f} dB"
+    if summary["recording"] is not None:
+        yield f"recording  {summary['recording']}"

@@ -1,0 +1,198 @@
+"""Following a conversation from a thread of its own: on the screen, as plain text, or as JSON.
+
+Only reads what the conversation tells, and never makes it wait: a terminal that is slow or stopped holds up
+nothing but itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .common import note
+from .keyboard import keys
+
+if TYPE_CHECKING:
+    from moshi_mlx.live.conversation import Conversation, FrameEvent
+
+LOOKS_PER_SECOND = 12
+PAUSE_SECONDS = 1.5
+"""Between two words, begins a new line."""
+CLOSE_SECONDS = 2.0
+"""For the last look: a terminal that takes nothing more is not waited for."""
+
+
+@dataclass
+class News:
+    """What has happened since the last look."""
+
+    frames: list[FrameEvent] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    """Sentences for the user, each told once."""
+
+
+class View(AbstractContextManager[Any], Protocol):
+    """Where a conversation is shown; all calls but enter and exit come from the thread that follows."""
+
+    @property
+    def actions(self) -> Mapping[str, Callable[[], None]]:
+        """What keys do."""
+        ...
+
+    def update(self, news: News) -> None:
+        """Show what is new."""
+        ...
+
+
+@contextmanager
+def follow(conversation: Conversation, view: View) -> Iterator[None]:
+    """Show a conversation while the context lasts.
+
+    Raises:
+        OSError: where it should be shown takes nothing more; the conversation was stopped for that.
+    """
+    ended, faults = threading.Event(), []
+    watch = Watch(conversation)
+
+    def look_on() -> None:
+        try:
+            while not ended.wait(1 / LOOKS_PER_SECOND):
+                view.update(watch.look())
+            view.update(watch.look())
+        except BaseException as fault:  # raised again where the context ends
+            faults.append(fault)
+            conversation.stop()
+
+    thread = threading.Thread(target=look_on, name="view", daemon=True)
+    with view, keys(view.actions):
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(CLOSE_SECONDS)
+    if faults:
+        raise faults[0]
+
+
+class Watch:
+    """Takes what is new out of a conversation."""
+
+    def __init__(self, conversation: Conversation):
+        self._conversation = conversation
+        self._told: set[str] = set()
+
+    def look(self) -> News:
+        """Everything since the last look."""
+        events, waiting = self._conversation.events, self._conversation.duplex.notices
+        frames = [events.popleft() for _ in range(len(events))]
+        notices = [waiting.get() for _ in range(waiting.qsize())]
+        news = [sentence for sentence in self._standing() if sentence not in self._told]
+        self._told.update(news)
+        return News(frames, notices + news)
+
+    def _standing(self) -> Iterator[str]:
+        """What is true from some moment on, and is told at that moment only."""
+        from moshi_mlx.live.devices import SILENT_MICROPHONE
+
+        if self._conversation.duplex.stats.silent_microphone:
+            yield SILENT_MICROPHONE
+        recording = self._conversation.recording
+        if recording is not None and recording.problem is not None:
+            yield recording.problem
+
+
+class Pauses:
+    """Where Moshi's words begin a new line: after a pause."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+
+    def before(self, event: FrameEvent) -> bool:
+        """Whether a pause, or nothing at all, came before this event's text."""
+        first = self._last is None or event.time - self._last >= PAUSE_SECONDS
+        self._last = event.time
+        return first
+
+
+class PlainView:
+    """Moshi's words on stdout as they come, a line for each stretch of speech; notices on stderr."""
+
+    actions: Mapping[str, Callable[[], None]] = {}
+
+    def __init__(self) -> None:
+        self._pauses = Pauses()
+        self._begun = False
+
+    def __enter__(self) -> PlainView:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._begun:
+            print(flush=True)
+
+    def update(self, news: News) -> None:
+        """Print the words."""
+        for event in news.frames:
+            if event.text:
+                self._print(event)
+        for sentence in news.notices:
+            note(sentence)
+
+    def _print(self, event: FrameEvent) -> None:
+        text = event.text
+        if self._pauses.before(event):
+            text = text.lstrip(" ")
+            text = f"\n{text}" if self._begun else text
+        self._begun = True
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+class JsonView:
+    """One object per frame on stdout; notices on stderr."""
+
+    actions: Mapping[str, Callable[[], None]] = {}
+
+    def __init__(self, conversation: Conversation):
+        self._conversation = conversation
+
+    def __enter__(self) -> JsonView:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def update(self, news: News) -> None:
+        """Print the frames."""
+        for event in news.frames:
+            print(json.dumps(self._describe(event), ensure_ascii=False))
+        sys.stdout.flush()
+        for sentence in news.notices:
+            note(sentence)
+
+    def _describe(self, event: FrameEvent) -> dict[str, Any]:
+        stats = self._conversation.duplex.stats
+        return {
+            "frame": event.index,
+            "time": round(event.time, 3),
+            "token": event.token,
+            "text": event.text,
+            "microphone_db": decibels(event.microphone),
+            "speaker_db": decibels(event.speaker),
+            "stages_ms": {stage: round(1000 * seconds, 2) for stage, seconds in event.seconds.items()},
+            "answer_ms": round(1000 * event.lag, 2),
+            "dropped_total": stats.frames_dropped + stats.frames_lost,
+            "underruns": stats.speaker.underruns,
+        }
+
+
+def decibels(level: float) -> float | None:
+    """A level in 0…1 relative to full scale; None for digital silence."""
+    return round(20 * math.log10(level), 1) if level > 0 else None
