@@ -78,9 +78,7 @@ def _parse(path: Path) -> tuple[SentencePieceProcessor, list[bytes]]:
         processor = SentencePieceProcessor(model_proto=model)
         return processor, [_surface(processor, token) for token in range(processor.get_piece_size())]
     except (RuntimeError, ValueError):  # its parser's; a piece that is not UTF-8, a byte piece with no number
-        raise CheckpointError(
-            f"{path}: not a whole sentencepiece model; delete it and download it again"
-        ) from None
+        raise CheckpointError(f"{path}: not a whole sentencepiece model; delete it and download it again") from None
 
 
 def _surface(processor: SentencePieceProcessor, token: int) -> bytes:
