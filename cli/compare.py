@@ -19,6 +19,7 @@ HELP = "measure what a quantized model has lost against its reference"
 EXAMPLE = "moshi-mlx compare moshiko-bf16 moshiko-q4 moshiko-mixed --audio speech.wav --picture loss.png"
 
 WORST_SHOWN = 8
+KINDS = ("text", "semantic", "acoustic")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         for model in report.models:
             _print(report, model)
+        if len(report.models) > 1:
+            _print_side_by_side(report)
     return 0
 
 
@@ -80,7 +83,7 @@ def _print(report: Report, model: ModelReport) -> None:
     ]
     worst = sorted(model.layers.items(), key=lambda item: -item[1])[:WORST_SHOWN]
     rows += [(f"  {module}", f"{error:.4%}") for module, error in worst if error > 0]
-    for kind in ("text", "semantic", "acoustic"):
+    for kind in KINDS:
         if score := model.scores(kind):
             rows.append(
                 (
@@ -92,6 +95,20 @@ def _print(report: Report, model: ModelReport) -> None:
     if not model.streams:
         rows.append(("on speech", "not measured; --audio FILE does"))
     print_table("what it cost", rows)
+
+
+def _print_side_by_side(report: Report) -> None:
+    """A line a model: size against loss."""
+    from moshi_mlx.memory import human_bytes
+
+    from .display import print_table
+
+    rows = []
+    for model in report.models:
+        losses = [f"{kind} {score.divergence:.3g}" for kind in KINDS if (score := model.scores(kind))]
+        told = f", KL {', '.join(losses)}" if losses else ""
+        rows.append((Path(model.model).name, f"{human_bytes(model.nbytes)}{told}"))
+    print_table("side by side", rows)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class Conversion:
         return {
             "source": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
             "formats": {module: form and astuple(form) for module, form in self.formats.items()},
-            "mlx": f"{mx.__version__} {mx.default_device().type}",
+            "mlx": f"{version('mlx')} {mx.default_device().type}",
         }  # fmt: skip
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -106,6 +108,30 @@ def test_too_little_speech_to_calibrate_on(
 ) -> None:
     words = refused(capsys, "quantize", source, tmp_path / "result", "--q-bits", "4", "--calibrate", speech)
     assert "needs 1.0 minutes of speech" in words
+    assert not list(tmp_path.glob("result*"))
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A Hub that knows nobody."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_token_that_is_not_taken_is_noticed_before_the_work(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HF_TOKEN", "hf_none")
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        words = refused(capsys, "quantize", source, tmp_path / "result", "--upload-repo", "me/model")
+        server.shutdown()
+    assert "refuses the token for me/model (HTTP 401)" in words
     assert not list(tmp_path.glob("result*"))
 
 

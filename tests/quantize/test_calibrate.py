@@ -97,10 +97,12 @@ def test_too_little_speech_is_refused() -> None:
     check_speech(config, formats, 1803)
 
 
-@pytest.mark.parametrize("recipe", [RECIPES["mixed_3_6"], choose(mode="mxfp4")], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize(
+    "recipe", [RECIPES["mixed_3_6"], RECIPES["q8"], choose(mode="mxfp4")], ids=lambda recipe: recipe.name
+)
 def test_formats_that_gptq_does_not_have_are_refused(recipe, source: Path, tmp_path: Path) -> None:
     conversion = plan(source, tmp_path / "result", recipe)
-    with pytest.raises(MoshiError, match="--calibrate works for 2, 4 and 8 bits"):
+    with pytest.raises(MoshiError, match="--calibrate works for 2 and 4 bits"):
         calibrate(conversion.source, conversion.formats, random_codes(CONFIG, 1, 8))
 
 

@@ -93,8 +93,8 @@ def test_an_error_of_a_tenth_is_a_tenth(bf16: Path, tmp_path: Path) -> None:
     assert errors[LAYER] == pytest.approx(0.1, rel=1e-4)
     weights = {name: value.astype(mx.float32) for name, value in load(bf16).items()}
     middle = [value for name, value in weights.items() if name.startswith("transformer.layers.1.")]
-    norm = math.sqrt(sum(mx.square(value).sum().item() for value in middle))
-    layer = math.sqrt(mx.square(weights[f"{LAYER}.weight"]).sum().item())
+    norm = math.sqrt(sum(float(mx.square(value).sum()) for value in middle))
+    layer = math.sqrt(float(mx.square(weights[f"{LAYER}.weight"]).sum()))
     assert parts["temporal"] == pytest.approx(0.1 * layer / norm, rel=1e-3)
 
 

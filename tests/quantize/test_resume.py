@@ -85,6 +85,17 @@ def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bits(source: Path, 
     assert taken_up >= 3  # else every run began anew, and nothing was shown
 
 
+def test_ctrl_c_says_how_to_go_on(source: Path, tmp_path: Path) -> None:
+    run = quantize(source, tmp_path / "result")
+    wait_until_writing(run, tmp_path / "result")
+    run.send_signal(signal.SIGINT)
+    errors = run.communicate()[1].decode()
+    assert run.returncode == 130
+    assert "the same command with --resume goes on from here" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "result").exists()
+
+
 def test_what_was_done_is_not_done_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_module, "BLOCK_BYTES", 2**20)
     blocks: list[int] = []

@@ -40,9 +40,10 @@ def run(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     greedy = moshi_mlx.Sampling(temp=0)
     generator = moshi_mlx.Generator(lm, greedy, greedy)
     user = np.random.default_rng(0).integers(0, lm.config.card, (FRAMES, lm.config.user_codebooks))
-    logits = [generator.step(codes, text=7, logits=True).logits for codes in user]
-    assert all(frame is not None for frame in logits)
-    return np.stack([frame.text for frame in logits if frame]), np.stack([frame.audio for frame in logits if frame])
+    frames = [generator.step(codes, text=7, logits=True).logits for codes in user]
+    pairs = [(frame.text, frame.audio) for frame in frames if frame is not None and frame.audio is not None]
+    assert len(pairs) == FRAMES
+    return np.stack([text for text, _ in pairs]), np.stack([audio for _, audio in pairs])
 
 
 def exact(folder: Path, destination: Path) -> Path:
