@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from moshi_mlx.errors import MoshiError
 
 from .common import note
 from .keyboard import keys
@@ -26,6 +29,9 @@ PAUSE_SECONDS = 1.5
 """Between two words, begins a new line."""
 CLOSE_SECONDS = 2.0
 """For the last look: a terminal that takes nothing more is not waited for."""
+SLOW = "This machine does not keep up, and frames are dropped: close other programs, or take fewer bits (-q 4)."
+SLOW_AFTER, SLOW_SHARE = 125, 0.1
+"""Frames (ten seconds), and the share of them that may be dropped before it is said."""
 
 
 @dataclass
@@ -54,8 +60,10 @@ class View(AbstractContextManager[Any], Protocol):
 def follow(conversation: Conversation, view: View) -> Iterator[None]:
     """Show a conversation while the context lasts.
 
+    A reader of stdout that has gone (`| head`) ends the conversation as a key would.
+
     Raises:
-        OSError: where it should be shown takes nothing more; the conversation was stopped for that.
+        MoshiError: stdout takes nothing more; the conversation was stopped for that.
     """
     ended, faults = threading.Event(), []
     watch = Watch(conversation)
@@ -77,7 +85,7 @@ def follow(conversation: Conversation, view: View) -> Iterator[None]:
         finally:
             ended.set()
             thread.join(CLOSE_SECONDS)
-    if faults:
+    if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
 
 
@@ -101,8 +109,11 @@ class Watch:
         """What is true from some moment on, and is told at that moment only."""
         from moshi_mlx.live.devices import SILENT_MICROPHONE
 
-        if self._conversation.duplex.stats.silent_microphone:
+        stats = self._conversation.duplex.stats
+        if stats.silent_microphone:
             yield SILENT_MICROPHONE
+        if stats.frames_in > SLOW_AFTER and stats.frames_dropped > SLOW_SHARE * stats.frames_in:
+            yield SLOW
         recording = self._conversation.recording
         if recording is not None and recording.problem is not None:
             yield recording.problem
@@ -135,7 +146,8 @@ class PlainView:
 
     def __exit__(self, *exception: object) -> None:
         if self._begun:
-            print(flush=True)
+            with suppress(BrokenPipeError):
+                put("\n")
 
     def update(self, news: News) -> None:
         """Print the words."""
@@ -151,8 +163,7 @@ class PlainView:
             text = text.lstrip(" ")
             text = f"\n{text}" if self._begun else text
         self._begun = True
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        put(text)
 
 
 class JsonView:
@@ -172,8 +183,7 @@ class JsonView:
     def update(self, news: News) -> None:
         """Print the frames."""
         for event in news.frames:
-            print(json.dumps(self._describe(event), ensure_ascii=False))
-        sys.stdout.flush()
+            put(json.dumps(self._describe(event), ensure_ascii=False) + "\n")
         for sentence in news.notices:
             note(sentence)
 
@@ -191,6 +201,23 @@ class JsonView:
             "dropped_total": stats.frames_dropped + stats.frames_lost,
             "underruns": stats.speaker.underruns,
         }
+
+
+def put(text: str) -> None:
+    """Write to stdout at once. What fails is met once only: stdout leads nowhere afterwards.
+
+    Raises:
+        BrokenPipeError: the reader has gone.
+        MoshiError: a full disk, or another fault.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise MoshiError(f"stdout cannot be written: {error.strerror}; free space, or name another place") from None
 
 
 def decibels(level: float) -> float | None:

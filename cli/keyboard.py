@@ -6,6 +6,7 @@ Knows nothing of what the keys do.
 from __future__ import annotations
 
 import os
+import re
 import select
 import sys
 import termios
@@ -14,7 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-ESCAPE = b"\x1b"  # begins what arrow and function keys send
+ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O.)?")
+"""What arrow and function keys send (ECMA-48, section 5.4)."""
 
 
 def has_keys() -> bool:
@@ -52,13 +54,16 @@ def keys(actions: Mapping[str, Callable[[], None]]) -> Iterator[None]:
 def _one_by_one(terminal: int) -> list[Any]:
     """The terminal's settings without echo and without waiting for Return. Ctrl-C still interrupts.
 
-    Ctrl-Z does nothing: it would leave the screen as it is, and a conversation that stands still is no use.
+    Ctrl-Z and Ctrl-Y do nothing: they would leave the screen as it is, and a conversation that stands still is no use.
     """
     settings = termios.tcgetattr(terminal)
     settings[3] &= ~(termios.ECHO | termios.ICANON)
     special = list(settings[6])
     special[termios.VMIN], special[termios.VTIME] = 1, 0
-    special[termios.VSUSP] = bytes([os.fpathconf(terminal, "PC_VDISABLE") & 0xFF])
+    nothing = bytes([os.fpathconf(terminal, "PC_VDISABLE") & 0xFF])
+    for name in ("VSUSP", "VDSUSP"):  # the second is Ctrl-Y, of macOS
+        if hasattr(termios, name):
+            special[getattr(termios, name)] = nothing
     settings[6] = special
     return settings
 
@@ -74,9 +79,7 @@ def _read(terminal: int, end: int, actions: Mapping[str, Callable[[], None]]) ->
             return
         if not pressed:
             return
-        if pressed.startswith(ESCAPE):
-            continue
-        for key in pressed.decode("utf-8", "ignore").lower():
+        for key in ESCAPES.sub("", pressed.decode("utf-8", "ignore")).lower():
             actions.get(key, _nothing)()
 
 

@@ -66,6 +66,14 @@ def open_chat(window: Terminal, *arguments: str) -> list[str]:
     return window.wait_until(lambda lines: any(line.startswith(" you ") and "dB" in line for line in lines))
 
 
+def runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def line_of(lines: list[str], start: str) -> str:
     return next(line for line in lines if line.startswith(start))
 
@@ -231,8 +239,32 @@ def test_a_reader_that_goes_ends_it_quietly(room: Room) -> None:
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=TIMEOUT_S)
     assert result.returncode == 0
     assert len(result.stdout.splitlines()) == 2
+    assert "of conversation" not in result.stdout
     assert "Traceback" not in result.stderr
     assert "BrokenPipe" not in result.stderr
+
+
+@needs_jack
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_behind_stdout_is_one_sentence(room: Room) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([*CHAT, "--json"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("moshi-mlx: error: stdout cannot be written: No space left")
+    assert "Traceback" not in result.stderr
+
+
+@needs_terminal
+def test_a_window_that_is_closed_ends_it_with_the_recording_whole(room: Room, tmp_path: Path) -> None:
+    with Terminal() as window:
+        open_chat(window, "--record", str(tmp_path))
+        process = window.child()
+    deadline = time.monotonic() + TIMEOUT_S
+    while runs(process):
+        assert time.monotonic() < deadline, "it goes on without its terminal"
+        time.sleep(0.05)
+    (recording,) = tmp_path.iterdir()
+    assert json.loads((recording / "trace.json").read_text())  # its last bracket is written when all is closed
 
 
 @needs_jack

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from moshi_mlx.cli import screen as screen_module
-from moshi_mlx.cli.follow import JsonView, News, PlainView, Watch, follow
+from moshi_mlx.cli.follow import SLOW, JsonView, News, PlainView, Watch, follow
 from moshi_mlx.cli.screen import KEYS, Screen, clock
 from moshi_mlx.generator import Generator
 from moshi_mlx.live.conversation import Conversation, FrameEvent
@@ -303,3 +303,12 @@ def test_a_view_that_hangs_holds_nobody_up(conversation: Conversation, monkeypat
     with follow(conversation, Stuck()):
         time.sleep(0.2)
     assert time.monotonic() - start < 3.0
+
+
+def test_a_machine_that_does_not_keep_up_is_told_so_once(conversation: Conversation) -> None:
+    watch, stats = Watch(conversation), conversation.duplex.stats
+    stats.frames_in, stats.frames_dropped = 200, 3
+    assert watch.look().notices == []
+    stats.frames_dropped = 50
+    assert watch.look().notices == [SLOW]
+    assert watch.look().notices == []
