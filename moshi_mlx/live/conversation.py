@@ -33,7 +33,7 @@ from .recording import Recording
 from .system import collected_by_hand, kept_awake, prefer_fast_cores, steady_memory
 
 COLLECT_EVERY = 375
-"""Frames (half a minute) between two garbage collections, made while no frame waits."""
+"""Frames (half a minute) between two garbage collections, made when a frame has just been handed on."""
 EVENTS_KEPT = 1_000
 LOOK_SECONDS = 0.25
 
@@ -125,7 +125,13 @@ class Conversation:
         """
         self._warm_up()
         record = self.recording or nullcontext()
-        with record, steady_memory(memory_needed(self.moshi.checkpoint)), collected_by_hand(), kept_awake(), self.duplex:
+        with (
+            record,
+            steady_memory(memory_needed(self.moshi.checkpoint)),
+            collected_by_hand(),
+            kept_awake(),
+            self.duplex,
+        ):
             self._began = time.perf_counter()
             threads = [self._start(self._listen, "encoder"), self._start(self._speak, "decoder")]
             try:
@@ -153,9 +159,10 @@ class Conversation:
 
     def summary(self) -> dict[str, Any]:
         """All figures so far, ready for JSON."""
-        stats = self.duplex.stats
+        stats, measured = self.duplex.stats, self.metrics.summary()
         return {
-            **self.metrics.summary(),
+            "stages": measured["stages"],
+            "memory": measured["memory"],
             "seconds": round(self.seconds, 3),
             "frames": stats.frames_out,
             "dropped": {"the model was busy": stats.frames_dropped, "no device was open": stats.frames_lost},
@@ -199,7 +206,7 @@ class Conversation:
             heard.seconds["lm"] = self._span("lm", heard.captured)
             self._said.give(_Said(heard, token, codes))
             frames += 1
-            if frames % COLLECT_EVERY == 0 and self._heard.empty():
+            if frames % COLLECT_EVERY == 0:
                 gc.collect()
 
     def _speak(self) -> None:
@@ -227,12 +234,19 @@ class Conversation:
         """Every frame that was heard, on the audio path's own thread: what the model and the record get of it."""
         mic = captured.mic
         if self.canceller is not None:
+            self._know_the_room(self.canceller)
             mic = self.canceller.cancel(mic, captured.played)
         if self.muted:
             mic = np.zeros_like(mic)
         if self.recording is not None:
             self.recording.write(mic, captured.played)
         return mic
+
+    def _know_the_room(self, canceller: EchoCanceller) -> None:
+        """Let the canceller learn anew where a device was opened again: its echo takes another path."""
+        if self._reopened != self.duplex.stats.reopened:
+            self._reopened = self.duplex.stats.reopened
+            canceller.reset()
 
     def _on_time(self, stage: str, start: float, seconds: float) -> None:
         self.metrics.time(stage, seconds)
