@@ -124,14 +124,8 @@ class Conversation:
             MoshiError: what a stage ran into; the devices are given back first.
         """
         self._warm_up()
-        record = self.recording or nullcontext()
-        with (
-            record,
-            steady_memory(memory_needed(self.moshi.checkpoint)),
-            collected_by_hand(),
-            kept_awake(),
-            self.duplex,
-        ):
+        record, memory = self.recording or nullcontext(), steady_memory(memory_needed(self.moshi.checkpoint))
+        with record, memory, collected_by_hand(), kept_awake(), self.duplex:
             self._began = time.perf_counter()
             threads = [self._start(self._listen, "encoder"), self._start(self._speak, "decoder")]
             try:
