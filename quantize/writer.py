@@ -188,10 +188,10 @@ class FolderWriter:
 
     def finish(self, files: Mapping[str, str]) -> None:
         """Complete the weights, add text `files`, and give the folder its name."""
-        for shard in self._shards:
-            shard.finish()
         for name, text in files.items():
             write_text(self.folder / name, text)
+        for shard in self._shards:
+            shard.finish()
         self.close()
         for name in (_PLAN, _DONE):
             (self.folder / name).unlink(missing_ok=True)

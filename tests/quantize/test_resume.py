@@ -26,11 +26,11 @@ RECIPE = "mixed_3_6"
 # The command line's own path, with records so frequent that a run of a second can be taken up in its middle.
 PROGRAM = """
 import sys
+from functools import partial
+from moshi_mlx.cli.main import main
 from moshi_mlx.quantize import convert, source
 source.BLOCK_BYTES = 2**18
-convert.convert.__kwdefaults__ = None
-convert.convert.__defaults__ = (*convert.convert.__defaults__[:-1], 2**20)
-from moshi_mlx.cli.main import main
+convert.convert = partial(convert.convert, sync_bytes=2**20)
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -54,6 +54,15 @@ def wait_until_writing(run: subprocess.Popen[bytes], destination: Path) -> float
     return time.perf_counter()
 
 
+def loads(folder: Path) -> bool:
+    """Whether a checkpoint is taken for a whole one."""
+    try:
+        load_lm(folder)
+    except MoshiError:
+        return False
+    return True
+
+
 def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bits(source: Path, tmp_path: Path) -> None:
     whole, destination = tmp_path / "whole", tmp_path / "result"
     run = quantize(source, whole)
@@ -70,9 +79,7 @@ def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bits(source: Path, 
         if not destination.exists():
             killed += 1
             taken_up += (partial_of(destination) / "done").exists()
-            assert not (partial_of(destination) / "config.json").exists() or run.returncode == -signal.SIGKILL
-            with pytest.raises(MoshiError):
-                load_lm(partial_of(destination))
+            assert not loads(partial_of(destination)) or files_of(partial_of(destination)).items() >= wanted.items()
             resumed = quantize(source, destination, "--resume")
             assert resumed.communicate()[1] == b""
             assert resumed.returncode == 0
