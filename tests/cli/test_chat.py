@@ -75,7 +75,24 @@ def runs(process: int) -> bool:
 
 
 def line_of(lines: list[str], start: str) -> str:
-    return next(line for line in lines if line.startswith(start))
+    return next((line for line in lines if line.startswith(start)), "")
+
+
+def fits(lines: list[str], columns: int, rows: int) -> bool:
+    """Whether the whole screen stands in its place; a look may also catch it half drawn."""
+    patterns = {
+        0: r" Moshi  tiny float32, .* \d:\d\d",
+        1: r" room",
+        2: "─" * columns,
+        -7: "─" * columns,
+        -6: r" you     [▆·]+  (-\d+ dB|silent)",
+        -5: r" Moshi   [▆·]+  (-\d+ dB|silent)",
+        -4: r" frame   [▆·]+  \d+ of 80 ms (encode|lm|decode)",
+        -3: r" +answer \d+ ms   dropped \d+   underruns \d+   echo .*",
+        -2: "─" * columns,
+        -1: r"  m  mute    p  pause    n  new conversation    q  quit",
+    }
+    return len(lines) == rows and all(re.fullmatch(pattern, lines[row]) for row, pattern in patterns.items())
 
 
 @needs_terminal
@@ -85,18 +102,8 @@ def test_the_screen_fits_and_follows_the_window(room: Room, width: int, height: 
         open_chat(window)
         for columns, rows in [(width, height), (width - 17, height - 5), (width + 20, height + 10), (width, height)]:
             window.resize(columns, rows)
-            lines = window.wait_until(lambda lines, rows=rows: len(lines) == rows and "quit" in lines[-1])
-            lines = window.wait_until(lambda lines, columns=columns: lines[2] == "─" * columns)
-            assert lines[0].startswith(" Moshi  tiny float32, ")
-            assert re.search(r"\d:\d\d$", lines[0])
-            assert lines[1] == " room"
-            assert [lines[row] for row in (2, -7, -2)] == ["─" * columns] * 3
-            assert "dB" in line_of(lines, " you ")
-            assert re.search(r"\d+ of 80 ms (encode|lm|decode)", line_of(lines, " frame "))
-            assert re.fullmatch(r" +answer \d+ ms   dropped \d+   underruns \d+   echo \S+.*", lines[-3])
-            assert lines[-1] == "  m  mute    p  pause    n  new conversation    q  quit"
-            assert sum(line.startswith(" you ") for line in lines) == 1
-        window.wait_until(lambda lines: any(line.startswith("   0:0") for line in lines[3:-7]))  # words
+            window.wait_until(lambda lines, size=(columns, rows): fits(lines, *size))
+        window.wait_until(lambda lines: any(re.match(r"   \d:\d\d  \S", line) for line in lines[3:-7]))  # words
         window.type("q")
         window.wait_for_prompt()
 
