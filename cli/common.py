@@ -12,6 +12,7 @@ from moshi_mlx.errors import AudioError, MoshiError
 if TYPE_CHECKING:
     from moshi_mlx.generator import Generator
     from moshi_mlx.moshi import Moshi
+    from moshi_mlx.sampling import Sampling
 
 
 def note(message: str) -> None:
@@ -48,10 +49,27 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--greeting", metavar="TEXT", help="words that Moshi begins with")
 
 
+def path(text: str) -> Path:
+    """A path from the command line; `~` is the home folder wherever it stands."""
+    return Path(text).expanduser()
+
+
+def make_sampling(args: argparse.Namespace) -> tuple[Sampling, Sampling]:
+    """The flags' sampling of text and of audio.
+
+    Raises:
+        MoshiError: a value is out of its range.
+    """
+    from moshi_mlx.sampling import Sampling
+
+    return Sampling(args.text_temp, args.text_top_k, args.min_p), Sampling(args.temp, args.top_k, args.min_p)
+
+
 def load_model(args: argparse.Namespace) -> Moshi:
     """The model that the flags ask for, with notes on what was chosen and a warning that tiny makes noise."""
     from moshi_mlx.moshi import load_folder
 
+    make_sampling(args)  # a wrong flag shows before gigabytes are looked at
     if args.model == "tiny":
         note("tiny is the built-in model with random weights: what it says is noise")
     return load_folder(locate_model(args.model, args.bits))
@@ -69,14 +87,9 @@ def locate_model(model: str, bits: int | None, companions: bool = True) -> Path:
 def make_generator(moshi: Moshi, args: argparse.Namespace) -> Generator:
     """A conversation with the flags' sampling."""
     from moshi_mlx.generator import Generator
-    from moshi_mlx.sampling import Sampling
 
-    return Generator(
-        moshi.lm,
-        text_sampling=Sampling(args.text_temp, args.text_top_k, args.min_p),
-        audio_sampling=Sampling(args.temp, args.top_k, args.min_p),
-        seed=args.seed,
-    )
+    text_sampling, audio_sampling = make_sampling(args)
+    return Generator(moshi.lm, text_sampling=text_sampling, audio_sampling=audio_sampling, seed=args.seed)
 
 
 def check_places(source: Path, target: Path) -> None:
@@ -91,8 +104,10 @@ def check_places(source: Path, target: Path) -> None:
 
 
 def check_target(target: Path) -> None:
-    """Refuse an output that is a folder, or in a folder that is not there."""
+    """Refuse an output that is no plain file, or in a folder that is not there."""
     if target.is_dir():
         raise MoshiError(f"{target} is a folder; name a file")
+    if target.exists() and not target.is_file():
+        raise MoshiError(f"{target} is a device or a pipe; name a file")
     if not target.absolute().parent.is_dir():
         raise MoshiError(f"{target} cannot be written: its folder does not exist")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from importlib.resources import as_file, files
-from pathlib import Path
 
-from .common import check_target
+from .common import check_target, path
 from .run import answer, print_report
 
 HELP = "let the built-in model answer two seconds of speech, without a download"
@@ -18,7 +18,7 @@ SPEECH = "hello.flac"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `demo`."""
     parser.add_argument(
-        "output", nargs="?", default="moshi-demo.wav", help="where the reply goes (default: %(default)s)"
+        "output", nargs="?", type=path, default="moshi-demo.wav", help="where the reply goes (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
     parser.set_defaults(
@@ -31,13 +31,15 @@ def run(args: argparse.Namespace) -> int:
     """Answer the bundled speech; returns the exit code."""
     from moshi_mlx.audio_file import read_blocks
 
-    check_target(Path(args.output))
+    check_target(args.output)
     with as_file(files("moshi_mlx") / "assets" / SPEECH) as speech:
-        report = answer(args, read_blocks(speech), Path(args.output), show_text=False)
+        report = answer(args, read_blocks(speech), show_text=False)
     if args.json:
         print(json.dumps(report))
         return 0
-    print(f"The reply is in {Path(args.output).resolve()}: you on the left, Moshi on the right.")
+    print(f"The reply is in {args.output.resolve()}: you on the left, Moshi on the right.")
     print_report(report)
+    if sys.platform == "darwin":
+        print(f"Listen to it: afplay '{args.output}'")
     print("Next: moshi-mlx run --model moshiko IN.wav OUT.wav (downloads Moshi), or moshi-mlx --help")
     return 0

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.progress import Progress
 
 Item = TypeVar("Item")
 
@@ -17,10 +21,59 @@ def progress(items: Iterable[Item], total: float, title: str) -> Iterator[Item]:
     if not sys.stderr.isatty():
         yield from items
         return
-    from rich.console import Console
-    from rich.progress import track
+    with _bar() as bar:
+        yield from bar.track(items, total=total, description=title)
 
-    yield from track(items, title, total=total, console=Console(stderr=True), transient=True)
+
+class Answering:
+    """Text as it comes, with a bar below it where stderr is a terminal.
+
+    On a terminal the text is part of what is drawn, and stands there for good at the end; elsewhere it goes to
+    stdout at once.
+    """
+
+    def __init__(self, show_text: bool) -> None:
+        self._show_text = show_text
+        self._drawn = show_text and sys.stdout.isatty() and sys.stderr.isatty()
+        self._text = ""
+
+    def progress(self, items: Iterable[Item], total: float, title: str) -> Iterator[Item]:
+        """Pass the items through, with the bar."""
+        if not self._drawn:
+            yield from progress(items, total, title)
+            return
+        try:
+            with _bar(lambda: self._text) as bar:
+                yield from bar.track(items, total=total, description=title)
+        finally:
+            print(self._text)
+
+    def say(self, text: str) -> None:
+        """Show what was said."""
+        self._text += text
+        if self._show_text and not self._drawn:
+            print(text, end="", flush=True)
+
+    def end(self) -> None:
+        """Finish the line, where text went to stdout piece by piece."""
+        if self._show_text and not self._drawn and self._text:
+            print()
+
+
+def _bar(text: Callable[[], str] = lambda: "") -> Progress:
+    """A progress bar on stderr, with the last lines of `text` above it. It leaves stdout alone."""
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.text import Text
+
+    class Bar(Progress):
+        def get_renderables(self) -> Iterator[RenderableType]:
+            if said := text():
+                lines = Text(said).wrap(self.console, self.console.width)
+                yield Text("\n").join(lines[-(self.console.height - 2) :])
+            yield self.make_tasks_table(self.tasks)
+
+    return Bar(console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
 
 
 def print_table(title: str, rows: Iterable[tuple[str, str]]) -> None:

@@ -7,7 +7,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,10 @@ from .common import (
     add_model_arguments,
     add_sampling_arguments,
     check_places,
-    check_target,
     load_model,
     make_generator,
     note,
+    path,
 )
 
 if TYPE_CHECKING:
@@ -35,8 +35,12 @@ EXAMPLE = "moshi-mlx run --model moshiko question.wav answer.wav --stereo"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `run`."""
-    parser.add_argument("input", metavar="IN", help="what the user says: any format and rate that soundfile reads")
-    parser.add_argument("output", metavar="OUT.wav", help="what Moshi says beside it: 24 kHz, as long as the input")
+    parser.add_argument(
+        "input", metavar="IN", type=path, help="what the user says: any format and rate that soundfile reads"
+    )
+    parser.add_argument(
+        "output", metavar="OUT.wav", type=path, help="what Moshi says beside it: 24 kHz, as long as the input"
+    )
     add_model_arguments(parser)
     parser.add_argument("--stereo", action="store_true", help="put the user on the left and Moshi on the right")
     parser.add_argument(
@@ -46,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="listen on to silence after the input, so that Moshi can finish (default: 0)",
     )
-    parser.add_argument("--transcript", metavar="FILE", help="write Moshi's words with their times, one a line")
+    parser.add_argument(
+        "--transcript", metavar="FILE", type=path, help="write Moshi's words with their times, one a line"
+    )
     add_sampling_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end, and nothing else")
 
@@ -55,14 +61,16 @@ def run(args: argparse.Namespace) -> int:
     """Answer the file; returns the exit code."""
     from moshi_mlx.audio_file import read_blocks
 
-    source, target = Path(args.input), Path(args.output)
-    check_places(source, target)
+    check_places(args.input, args.output)
+    if args.output.suffix.lower() != ".wav":
+        raise MoshiError(f"{args.output} would be a wav file: give it a name that ends in .wav")
     if args.transcript:
-        check_target(Path(args.transcript))
+        check_places(args.input, args.transcript)
+        if args.transcript.resolve() == args.output.resolve():
+            raise MoshiError(f"{args.transcript} cannot be both the reply and its transcript")
     if not 0 <= args.tail <= 3600:
         raise MoshiError(f"--tail must lie between 0 and 3600 seconds, not {args.tail}")
-    reader = read_blocks(source)
-    report = answer(args, reader, target, show_text=not args.json)
+    report = answer(args, read_blocks(args.input), show_text=not args.json)
     if args.json:
         print(json.dumps(report))
     else:
@@ -70,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def answer(args: argparse.Namespace, reader: AudioReader, target: Path, show_text: bool) -> dict[str, Any]:
+def answer(args: argparse.Namespace, reader: AudioReader, show_text: bool) -> dict[str, Any]:
     """Run the conversation, write the files, and return the figures."""
     from moshi_mlx.audio_file import WavWriter
     from moshi_mlx.checkpoint.load import memory_needed
@@ -78,26 +86,28 @@ def answer(args: argparse.Namespace, reader: AudioReader, target: Path, show_tex
     from moshi_mlx.mimi import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE
     from moshi_mlx.pipeline import Stages, converse
 
-    from .display import progress
+    from .display import Answering
 
     moshi = load_model(args)
     seconds: dict[str, list[float]] = {"encode": [], "lm": [], "decode": []}
     stages = Stages.of(
         moshi, make_generator(moshi, args), args.greeting, lambda stage, _, took: seconds[stage].append(took)
     )
-    monologue = _Monologue(moshi.text, show_text)
+    answering = Answering(show_text)
+    monologue = _Monologue(moshi.text, answering.say)
     blocks = _Counted(itertools.chain(reader, _silence(args.tail)))
     total, start = (reader.duration + args.tail) * FRAME_RATE, time.perf_counter()
-    with steady_memory(memory_needed(moshi.checkpoint)), WavWriter(target, 2 if args.stereo else 1) as writer:
-        for i, reply in enumerate(progress(converse(stages, blocks), total, "answering")):
+    with steady_memory(memory_needed(moshi.checkpoint)), WavWriter(args.output, 2 if args.stereo else 1) as writer:
+        for i, reply in enumerate(answering.progress(converse(stages, blocks), total, "answering")):
             length = blocks.samples - i * FRAME_SIZE  # less than a frame is left at the end
             writer.write(_columns(reply.heard, reply.said, args.stereo)[:length])
             monologue.push(reply.token)
         monologue.end()
-        if args.transcript:
-            _write_transcript(Path(args.transcript), monologue.words)
+        answering.end()
+    if args.transcript:
+        _write_transcript(args.transcript, monologue.words)
     return {
-        "output": str(target),
+        "output": str(args.output),
         "seconds": round(blocks.samples / SAMPLE_RATE, 3),
         "frames": len(seconds["lm"]),
         "wall_seconds": round(time.perf_counter() - start, 3),
@@ -150,12 +160,12 @@ class _Counted:
 
 
 class _Monologue:
-    """Moshi's text as it comes: printed at once, and kept as words with times."""
+    """Moshi's text as it comes: told at once, and kept as words with times."""
 
-    def __init__(self, tokenizer: TextTokenizer, show: bool):
+    def __init__(self, tokenizer: TextTokenizer, say: Callable[[str], None]):
         from moshi_mlx.text import TextStream, WordStream
 
-        self._stream, self._words, self._show = TextStream(tokenizer), WordStream(tokenizer), show
+        self._stream, self._words, self._say = TextStream(tokenizer), WordStream(tokenizer), say
         self._frame, self.text = 0, ""
         self.words: list[Word] = []
 
@@ -167,13 +177,10 @@ class _Monologue:
     def end(self) -> None:
         self._add(self._stream.flush())
         self.words += self._words.flush()
-        if self._show and self.text:
-            print()
 
     def _add(self, text: str) -> None:
         self.text += text
-        if self._show and text:
-            print(text, end="", flush=True)
+        self._say(text)
 
 
 def _silence(seconds: float) -> Iterator[np.ndarray]:
@@ -191,8 +198,12 @@ def _columns(heard: np.ndarray, said: np.ndarray, stereo: bool) -> np.ndarray:
     return np.stack([heard, said], axis=1) if stereo else said
 
 
-def _write_transcript(path: Path, words: list[Word]) -> None:
+def _write_transcript(file: Path, words: list[Word]) -> None:
     lines = [f"{word.start:.2f}\t{word.end:.2f}\t{word.text}\n" for word in words]
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text("".join(lines), encoding="utf-8")
-    partial.replace(path)
+    partial = file.with_name(f".{file.name}.part")
+    try:
+        partial.write_text("".join(lines), encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise MoshiError(f"the transcript {file} cannot be written: {error.strerror or error}") from None

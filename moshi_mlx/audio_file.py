@@ -153,13 +153,19 @@ def _open(path: Path) -> soundfile.SoundFile:
         # By descriptor: by name, libsndfile takes any file with a suffix like .vox for headerless sound.
         file = soundfile.SoundFile(os.open(path, os.O_RDONLY))
     except (soundfile.LibsndfileError, OSError):
-        raise AudioError(f"{path} is not a sound file that can be read (wav, flac, ogg, mp3 …)") from None
+        way_on = f": convert it first, afconvert -f WAVE -d LEI16 '{path}' voice.wav" if _is_apple_audio(path) else ""
+        raise AudioError(f"{path} is not a sound file that can be read (wav, flac, ogg, mp3 …){way_on}") from None
     try:
         _check_whole(path, file)
     except AudioError:
         file.close()
         raise
     return file
+
+
+def _is_apple_audio(path: Path) -> bool:
+    """Voice Memos and their like: AAC, which libsndfile does not read, and which every Mac can convert."""
+    return path.suffix.lower() in (".m4a", ".aac", ".mp4")
 
 
 def _check_whole(path: Path, file: soundfile.SoundFile) -> None:

@@ -16,6 +16,8 @@ from .errors import ConfigError
 
 TEXT_PADDING = 3
 END_OF_TEXT_PADDING = 0
+MOST_LAYERS = 1_000
+"""More layers, heads or codebooks than this are a mistake in the file."""
 ZERO_TOKEN = -1
 """A stream that reads this token adds nothing to the sum of embeddings."""
 
@@ -173,10 +175,10 @@ class _Reader:
             raise self.fail(f"{key!r} is {value!r}, which is not of the expected type")
         return value
 
-    def count(self, key: str, default: int | None = None, least: int = 1) -> int:
+    def count(self, key: str, default: int | None = None, least: int = 1, most: int = 2**31 - 1) -> int:
         value = self.take(key, int, ... if default is None else default)
-        if not least <= value <= 2**31 - 1:
-            raise self.fail(f"{key!r} is {value}, and must be at least {least}")
+        if not least <= value <= most:
+            raise self.fail(f"{key!r} is {value}, and must lie between {least} and {most}")
         return value
 
     def only(self, key: str, allowed: tuple[Any, ...], default: Any) -> Any:
@@ -191,7 +193,7 @@ class _Reader:
         self.left.pop("lora", None)
         if self.raw.get("lora_name") or self.raw.get("lora"):
             raise self.fail("'lora' weights are not supported; fuse them into the checkpoint first")
-        n_q, dep_q = self.count("n_q", least=0), self.count("dep_q", least=0)
+        n_q, dep_q = (self.count(key, least=0, most=MOST_LAYERS) for key in ("n_q", "dep_q"))
         if dep_q > n_q:
             raise self.fail(f"'dep_q' ({dep_q}) is more than 'n_q' ({n_q})")
         text_card = self.count("text_card")
@@ -207,7 +209,7 @@ class _Reader:
             demux_second_stream=self.take("demux_second_stream", bool, False)
             or self.take("demux_second_text_stream", bool, False),
             cross_attention=self.take("cross_attention", bool, False),
-            extra_heads=self.count("extra_heads_num_heads", 0, least=0),
+            extra_heads=self.count("extra_heads_num_heads", 0, least=0, most=MOST_LAYERS),
             extra_heads_dim=self.count("extra_heads_dim", 6),
             conditioners=self.take("conditioners", Mapping, {}),
             fuser=self.take("fuser", Mapping, {}),
@@ -241,11 +243,11 @@ class _Reader:
             raise self.fail(f"'hidden_scale' is {scale}, which gives no usable network")
         eps = 1e-8 if self.raw.get("norm", "rms_norm_f32") == "rms_norm_f32" else 1e-5
         base = self.take("max_period", (int, float), 10_000)
-        if base <= 1:
-            raise self.fail(f"'max_period' is {base}, and must be more than 1")
+        if not 1 < base < float("inf"):
+            raise self.fail(f"'max_period' is {base}, and must be a number above 1")
         config = TransformerConfig(
             dim=dim,
-            num_layers=self.count("num_layers"),
+            num_layers=self.count("num_layers", most=MOST_LAYERS),
             num_heads=self.count("num_heads"),
             hidden_dim=gated_hidden(dim, int(scale * dim)),
             context=self.count("context"),
@@ -262,13 +264,13 @@ class _Reader:
                 del self.left[key]
             return None
         dim = self.count("depformer_dim")
-        feedforward = self.count("depformer_dim_feedforward", int(self.raw.get("hidden_scale", 4.125) * dim))
+        feedforward = self.count("depformer_dim_feedforward", int((self.raw.get("hidden_scale") or 4.125) * dim))
         self.only("depformer_weights_per_step", (True,), True)
         self.left.pop("depformer_context", None)  # a frame's steps always see each other
         self.left.pop("depformer_max_period", None)  # and carry no position
         config = TransformerConfig(
             dim=dim,
-            num_layers=self.count("depformer_num_layers"),
+            num_layers=self.count("depformer_num_layers", most=MOST_LAYERS),
             num_heads=self.count("depformer_num_heads"),
             hidden_dim=gated_hidden(dim, feedforward),
             context=dep_q,
@@ -305,6 +307,23 @@ class _Reader:
         if len(delays) != streams or not usable:
             raise self.fail(f"'delays' must hold {streams} whole numbers from 0 up, one per stream")
         return tuple(delays)
+
+
+def check_runnable(config: LMConfig) -> None:
+    """Refuse, by name, what the configuration asks for and this version cannot run.
+
+    Raises:
+        ConfigError: the key and what it would need.
+    """
+    wanted = {
+        "cross_attention": config.cross_attention,
+        "conditioners": bool(config.conditioners),
+        "fuser": any(config.fuser.get(way) for way in ("sum", "cross", "prepend")),
+        "demux_second_stream": config.demux_second_stream,
+    }
+    for key, asked in wanted.items():
+        if asked:
+            raise ConfigError(f"this checkpoint's config.json asks for {key!r}, which this version cannot run yet")
 
 
 def gated_hidden(dim: int, feedforward: int) -> int:

@@ -51,9 +51,9 @@ def load_folder(folder: Path) -> Moshi:
     checkpoint = inspect(folder)
     config = checkpoint.config
     text = TextTokenizer(companion(folder, "tokenizer_name", TOKENIZER))
-    if text.vocabulary_size > config.text_card_out:
+    if text.vocabulary_size > config.text_card:
         raise CheckpointError(
-            f"{text.path} has {text.vocabulary_size} pieces, and the model knows {config.text_card_out}: "
+            f"{text.path} has {text.vocabulary_size} pieces, and the model knows {config.text_card}: "
             "they do not belong together"
         )
     codebooks = max(config.dep_q, config.user_codebooks)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import MOSHI_7B, LMConfig
+from ..config import MOSHI_7B, LMConfig, check_runnable
 from ..errors import CheckpointError, MoshiError
 from .choice import PRECISIONS, choose_bits
 from .download import Ask, RemoteFile, cached_snapshot, fetch, fetch_small, list_files
@@ -176,6 +176,7 @@ def _checkpoint(repo: str, revision: str, how: _Fetching, companions: bool) -> P
 def _download(repo: str, revision: str, how: _Fetching, companions: bool) -> Path:
     files = list_files(repo, revision)
     config = _remote_config(files)
+    check_runnable(config)
     weights = _weight_names(repo, config, files, lambda: read_shards(fetch_small(files[INDEX])))
     wanted = [files[name] for name in weights]
     if companions:

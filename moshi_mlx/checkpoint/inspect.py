@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..config import MOSHI_7B, LMConfig
+from ..config import MOSHI_7B, LMConfig, check_runnable
 from ..errors import CheckpointError
 from .names import Shape, is_pytorch, published_shapes, pytorch_sources
 
@@ -116,7 +116,9 @@ def inspect(folder: str | Path) -> Checkpoint:
 
 def _weight_files(folder: Path, config: LMConfig) -> tuple[Path, ...]:
     named = config.raw.get("moshi_name")
-    if isinstance(named, str):
+    if named is not None and not isinstance(named, str):
+        raise CheckpointError(f"{folder}/config.json: 'moshi_name' is {named!r}, and must name a file")
+    if named:
         return _present([folder / named.rsplit("/", 1)[-1]])
     if (folder / INDEX).exists():
         return _present(folder / name for name in read_shards(folder / INDEX))
@@ -224,6 +226,7 @@ def expected_tensors(checkpoint: Checkpoint) -> dict[str, Shape]:
 
 
 def _check(checkpoint: Checkpoint) -> None:
+    check_runnable(checkpoint.config)  # first: what it asks for would look like tensors left over
     where, tensors, expected = checkpoint.folder, checkpoint.tensors, expected_tensors(checkpoint)
     missing = [name for name in expected if name not in tensors]
     if missing:

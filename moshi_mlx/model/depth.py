@@ -55,7 +55,7 @@ class DepthTransformer(nn.Module):
             tokens [N, dep_q] and logits [N, dep_q, card].
         """
         inputs = self.linear_in(context)
-        frame = Frame(self._config.transformer, context.shape[0], context.dtype)
+        frame = FrameCache(self._config.transformer, context.shape[0], context.dtype)
         token, tokens, logits = text, [], []
         for step, index in enumerate(self._config.schedule):
             x = inputs[0 if self._config.shared_input else index] + self.embs[step](token)
@@ -68,7 +68,7 @@ class DepthTransformer(nn.Module):
         return mx.stack(tokens, axis=1), mx.stack(logits, axis=1)
 
 
-class Frame:
+class FrameCache:
     """Keys and values of the steps done so far in this frame, stacked per layer [N, 2 Hkv, dep_q, D]."""
 
     def __init__(self, config: TransformerConfig, batch: int, dtype: mx.Dtype):

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import ZERO_TOKEN, LMConfig
-from ..errors import ConfigError
+from ..config import ZERO_TOKEN, LMConfig, check_runnable
 from ..streams import delay_codes, undelay_logits
 from .depth import Choose, DepthTransformer
 from .kv_cache import LayerCache
@@ -168,20 +167,3 @@ class LM(nn.Module):
         _, audio = self.depformer(x, written[:, 0], lambda step, _: written[:, 1 + step])
         audio = audio.reshape(batch, time, config.dep_q, config.card).swapaxes(1, 2)
         return Logits(text, undelay_logits(audio, config.delays[1 : 1 + config.dep_q]))
-
-
-def check_runnable(config: LMConfig) -> None:
-    """Refuse, by name, what the configuration asks for and this version cannot run.
-
-    Raises:
-        ConfigError: the key and what it would need.
-    """
-    wanted = {
-        "cross_attention": config.cross_attention,
-        "conditioners": bool(config.conditioners),
-        "fuser": any(config.fuser.get(way) for way in ("sum", "cross", "prepend")),
-        "demux_second_stream": config.demux_second_stream,
-    }
-    for key, asked in wanted.items():
-        if asked:
-            raise ConfigError(f"this checkpoint's config.json asks for {key!r}, which this version cannot run yet")
