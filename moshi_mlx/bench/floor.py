@@ -9,8 +9,14 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 from ..config import LMConfig, TransformerConfig
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+    from ..model.lm import LM
 
 STORED_BITS = {16: 16.0, 8: 8.5, 4: 5.0}
 """Bits that a weight takes in the file: a scale and a bias of 16 bits each per group, 64 weights at q8, 32 at q4."""
@@ -68,6 +74,26 @@ def window_bytes(config: LMConfig, position: int | None = None) -> int:
     transformer = config.transformer
     filled = transformer.context if position is None else min(position + 1, transformer.context)
     return 2 * 2 * transformer.num_layers * transformer.num_kv_heads * transformer.head_dim * filled
+
+
+def read_bytes(lm: LM, position: int | None = None) -> int:
+    """What `frame_bytes` counts from a configuration, counted on a network: of any precision, also a mixed one."""
+    import mlx.nn as nn
+
+    config, total = lm.config, 0
+    for name, module in lm.named_modules():
+        if module.children():
+            continue
+        parameters = cast("dict[str, mx.array]", module.parameters())
+        size = sum(parameter.nbytes for parameter in parameters.values())
+        if isinstance(module, (nn.Embedding, nn.QuantizedEmbedding)):
+            # Of all streams' tables, put together, one row each; of a depth step's table one.
+            rows = config.num_streams if name.startswith("embed.") else 1
+            size = size // parameters["weight"].shape[0] * rows
+        elif config.depth and name.startswith("depformer.weights."):
+            size *= config.depth.schedule.count(int(name.split(".")[2]))
+        total += size
+    return total + window_bytes(config, position) * lm.dtype.size // 2
 
 
 def predict(config: LMConfig, bits: int, bandwidth: float, position: int | None = None) -> Prediction:

@@ -1,0 +1,246 @@
+"""Times each stage of a frame, and the pipeline of them as a conversation runs it.
+
+Stages take turns in rounds. The language model's parts are timed as well, from pieces compiled on their own: they
+tell where the time goes, not what it adds up to. Sound is noise and codes are random: timing depends on neither.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import numpy as np
+
+from ..generator import Generator
+from ..live.metrics import resident_size
+from ..live.system import collected_by_hand
+from ..mimi import FRAME_SIZE, Mimi
+from ..pipeline import Stages, converse
+from .counting import Count, counting
+from .timing import Timing
+
+STAGES = ("encode", "lm", "temporal", "depth", "sampling", "decode", "pipeline")
+PIECES = ("temporal", "depth", "sampling")
+"""Compiled separately."""
+ROUNDS = 5
+FRAMES = 100
+BUDGET_S = 20.0
+"""What a stage may take where nobody says how many frames it shall run."""
+WARM_UP = 3
+"""Frames before those that count, or one where frames take long."""
+
+Tell = Callable[[str], None]
+"""Is told what is going on, for a line on the screen."""
+
+
+@dataclass
+class Measured:
+    """What came of one model."""
+
+    timings: dict[str, Timing]
+    """By stage; `answer` is what a frame spends in all three stages of the pipeline."""
+    first_frame_s: float
+    """From loaded weights to the first frame of sound."""
+    position: int
+    """The frame in the middle of those timed."""
+    cache_bytes: int
+    """Keys and values held at the end."""
+    count: Count
+    """Of one frame of the language model."""
+    memory: list[tuple[int, int]] = field(default_factory=list)
+    """MLX's active memory and the process's, in bytes, after each frame of the language model."""
+
+
+def measure(
+    generator_of: Callable[[], Generator],
+    codec: Mimi,
+    position: int,
+    frames: int | None = None,
+    stages: Iterable[str] = STAGES,
+    tell: Tell = lambda message: None,
+) -> Measured:
+    """Time a model.
+
+    Args:
+        generator_of: makes the conversation; what that takes is part of the time to the first frame.
+        codec: encodes and decodes.
+        position: the frame of the conversation at which it begins.
+        frames: of each stage; None is FRAMES, or as many as BUDGET_S allows.
+        stages: some of STAGES.
+        tell: is told what is being done.
+    """
+    wanted = [stage for stage in STAGES if stage in set(stages)]
+    tell("the first frame")
+    began = time.perf_counter()
+    line = _Line(generator_of(), codec)
+    line.first_frame()
+    first_frame_s = time.perf_counter() - began
+    line.generator.skip_to(position)
+    bench = {stage: line.block(stage) for stage in wanted}
+    timings = {stage: Timing() for stage in wanted}
+    counts = {}
+    for stage in wanted:
+        tell(f"warming up {stage}")
+        counts[stage] = _warm_up(bench[stage], frames)
+    begin = line.generator.position
+    line.answers.clear()
+    line.memory.clear()
+    with collected_by_hand():
+        for round_ in range(ROUNDS):
+            for stage in wanted:
+                share = _share(counts[stage], round_)
+                if share:
+                    tell(f"{stage}, round {round_ + 1} of {ROUNDS}")
+                    timings[stage].rounds.append(bench[stage](share))
+    if "pipeline" in wanted:
+        timings["answer"] = Timing(line.answers)
+    with counting() as count:
+        line.generator.step(line.codes())
+    middle = (begin + line.generator.position) // 2
+    return Measured(timings, first_frame_s, middle, line.generator.cache_bytes, count, line.memory)
+
+
+def _warm_up(block: Callable[[int], Sequence[float]], frames: int | None) -> int:
+    """Run what does not count; return how many frames shall."""
+    seconds = block(1)[0]
+    if seconds < 1:
+        seconds = min(block(WARM_UP))
+    return frames or max(1, min(FRAMES, int(BUDGET_S / seconds)))
+
+
+def _share(frames: int, round_: int) -> int:
+    """A round's part of all frames; the first rounds take what does not divide."""
+    return frames // ROUNDS + (round_ < frames % ROUNDS)
+
+
+class _Line:
+    """The stages of one conversation, each as a function that runs so many frames and returns their seconds."""
+
+    def __init__(self, generator: Generator, codec: Mimi):
+        self.generator = generator
+        self.answers: list[list[float]] = []
+        self.memory: list[tuple[int, int]] = []
+        self._random = np.random.default_rng(0)
+        self._stages = Stages(codec.encoder(), generator, codec.decoder(), on_time=self._on_time)
+        self._starts: list[float] = []
+        self._spent: dict[str, list[float]] = {"encode": [], "lm": [], "decode": []}
+
+    def block(self, stage: str) -> Callable[[int], list[float]]:
+        """The function of a stage."""
+        if stage == "pipeline":
+            return self._pipeline
+        if stage == "lm":
+            return self._lm
+        if stage in PIECES:
+            return _timed(_Pieces(self.generator).of(stage))
+        work = {"encode": lambda: self._stages.encode(self._samples()), "decode": self._decode}[stage]
+        return _timed(work)
+
+    def codes(self) -> np.ndarray:
+        """A user's frame, int32 [user codebooks]."""
+        config = self.generator.config
+        return self._random.integers(0, config.card, config.user_codebooks).astype(np.int32)
+
+    def first_frame(self) -> None:
+        """Sound in, sound out."""
+        self.generator.step(self._stages.encode(self._samples()))
+        self._decode()
+
+    def _samples(self) -> np.ndarray:
+        return self._random.normal(0, 0.05, FRAME_SIZE).astype(np.float32)
+
+    def _decode(self) -> None:
+        config = self.generator.config
+        self._stages.decode(self._random.integers(0, config.card, config.dep_q))
+
+    def _lm(self, frames: int) -> list[float]:
+        seconds = []
+        for _ in range(frames):
+            codes = self.codes()
+            start = time.perf_counter()
+            self.generator.step(codes)
+            seconds.append(time.perf_counter() - start)
+            self.memory.append((mx.get_active_memory(), resident_size()))
+        return seconds
+
+    def _pipeline(self, frames: int) -> list[float]:
+        """Flat out, all stages side by side: a frame is what passes between two begins of the language model."""
+        self._starts.clear()
+        for spent in self._spent.values():
+            spent.clear()
+        for _ in converse(self._stages, [self._samples() for _ in range(frames + 1)]):
+            pass
+        self.answers.append([math.fsum(stages) for stages in zip(*self._spent.values(), strict=False)][1:])
+        return [later - earlier for earlier, later in zip(self._starts, self._starts[1:], strict=False)]
+
+    def _on_time(self, stage: str, start: float, seconds: float) -> None:
+        self._spent[stage].append(seconds)
+        if stage == "lm":
+            self._starts.append(start)
+
+
+def _timed(work: Callable[[], object]) -> Callable[[int], list[float]]:
+    def block(frames: int) -> list[float]:
+        seconds = []
+        for _ in range(frames):
+            start = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    return block
+
+
+class _Pieces:
+    """The language model's parts at the frame where the conversation stands, each a compiled graph of its own."""
+
+    def __init__(self, generator: Generator):
+        self._generator, self._config = generator, generator.config
+        self._hidden = mx.zeros((1, self._config.transformer.dim), generator.lm.dtype)
+
+    def of(self, piece: str) -> Callable[[], None]:
+        """A function that runs a piece once and waits for it."""
+        return {"temporal": self._temporal, "depth": self._depth, "sampling": self._sampling}[piece]()
+
+    def _temporal(self) -> Callable[[], None]:
+        generator, lm = self._generator, self._generator.lm
+        full = generator.position >= self._config.transformer.context
+        column = mx.zeros((1, self._config.num_streams), mx.int32)
+
+        @mx.compile
+        def step(column, position, rings):
+            hidden, rings = lm.transformer.step(lm.embed(column), position, rings, full)
+            return lm.text_linear(lm.out_norm(hidden)), rings
+
+        def run() -> None:
+            # Writes the slot that the conversation writes next.
+            logits, generator.rings = step(column, mx.array(generator.position + 1), generator.rings)
+            mx.eval(logits)
+
+        return run
+
+    def _depth(self) -> Callable[[], None]:
+        """Each codebook's most likely token, so that nothing is sampled."""
+        lm, text = self._generator.lm, mx.zeros((1,), mx.uint32)
+        step = mx.compile(lambda hidden, text: lm.depformer(hidden, text, lambda _, logits: mx.argmax(logits, -1))[0])
+        return lambda: mx.eval(step(self._hidden, text))
+
+    def _sampling(self) -> Callable[[], None]:
+        config, generator = self._config, self._generator
+        text, audio = generator.text_sampling, generator.audio_sampling
+        text_logits = mx.random.normal((1, config.text_card_out)).astype(generator.lm.dtype)
+        audio_logits = mx.random.normal((config.dep_q, 1, config.card)).astype(generator.lm.dtype)
+
+        @mx.compile
+        def draw(text_logits, audio_logits, key):
+            text_key, audio_key = mx.random.split(key)
+            noise = audio.noise(audio_logits.shape, audio_key)
+            tokens = [text.draw(text_logits, text.noise(text_logits.shape, text_key))]
+            return tokens + [
+                audio.draw(logits, None if noise is None else noise[i]) for i, logits in enumerate(audio_logits)
+            ]
+
+        return lambda: mx.eval(draw(text_logits, audio_logits, mx.random.key(0)))

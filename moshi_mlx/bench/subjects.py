@@ -1,0 +1,151 @@
+"""What can be benchmarked, from random weights or a checkpoint, and one benchmark from load to figures."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ..checkpoint.hub import companion
+from ..checkpoint.inspect import MIMI, inspect
+from ..checkpoint.load import load_checkpoint, memory_needed
+from ..checkpoint.tiny import tiny_folder
+from ..config import LMConfig
+from ..errors import CheckpointError, MoshiError
+from ..generator import Generator
+from ..live.system import steady_memory
+from ..memory import available_memory, human_bytes
+from ..mimi import MAX_CODEBOOKS, Mimi
+from ..model.lm import LM
+from .floor import model_bytes, window_bytes
+from .random_model import SIZES, random_lm
+from .report import PRECISIONS, figures
+from .stages import STAGES, Tell, measure
+
+USUAL_BITS = {"moshi": (4, 8, 16), "middle": (4, 8, 16), "tiny": (32,), "narrow": (32,)}
+"""What is measured where nobody says: at the small sizes overhead, in the type that every processor has."""
+
+_BESIDE_BYTES = 1_200_000_000
+"""What a benchmark takes beside the model: two codec streams, the pieces' work, Python."""
+_ROOM = 512
+"""Frames by which the ring of keys and values may be larger than what is in it."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is ready to be loaded."""
+
+    name: str
+    """Its precision: 'q4'."""
+    config: LMConfig
+    load: Callable[[], LM]
+    codec: Mimi
+    needed: int
+    """Bytes of memory for a conversation of any length."""
+
+
+def random_subjects(size: str, bits: Sequence[int] | None, position: int | None) -> tuple[list[Subject], list[str]]:
+    """Architectures with random weights, and the precisions that do not fit in memory here.
+
+    Args:
+        size: one of SIZES.
+        bits: the precisions asked for; None is the usual ones, of which those that do not fit are left out.
+        position: where in a conversation it is measured; None is with a full window.
+
+    Raises:
+        MoshiError: one that was asked for does not fit, or none does.
+    """
+    config, there = LMConfig.from_dict(SIZES[size]), available_memory()
+    needed = {b: _needed(config, b, position) for b in bits or USUAL_BITS[size]}
+    fitting = [b for b in needed if needed[b] <= there]
+    if len(fitting) < (len(needed) if bits else 1):
+        least = min(set(needed) - set(fitting))
+        raise MoshiError(
+            f"{size} in {PRECISIONS[least]} needs {human_bytes(needed[least])} of memory and "
+            f"{human_bytes(there)} can be had; {_advice(config, position, there)}"
+        )
+    codec = Mimi(tiny_folder() / MIMI, _codebooks(config))
+    subjects = [Subject(PRECISIONS[b], config, _drawing(config, b), codec, needed[b]) for b in fitting]
+    return subjects, [PRECISIONS[b] for b in needed if b not in fitting]
+
+
+def checkpoint_subject(folder: Path) -> Subject:
+    """A checkpoint, with the built-in codec where it comes without one: timing is the same.
+
+    Raises:
+        MoshiError: it is not whole, or does not fit in memory.
+    """
+    checkpoint = inspect(folder)
+    try:
+        codec = companion(folder, "mimi_name", MIMI)
+    except CheckpointError:
+        codec = tiny_folder() / MIMI
+    config = checkpoint.config
+    if config.dep_q == 0 or config.user_codebooks == 0:
+        raise MoshiError(f"{folder} does not converse, and a benchmark times conversations")
+    return Subject(
+        checkpoint.precision,
+        config,
+        lambda: load_checkpoint(checkpoint),
+        Mimi(codec, _codebooks(config)),
+        memory_needed(checkpoint),
+    )
+
+
+def run(
+    subject: Subject,
+    bandwidth: float,
+    position: int | None = None,
+    frames: int | None = None,
+    stages: Iterable[str] = STAGES,
+    tell: Tell = lambda message: None,
+) -> dict[str, Any]:
+    """Load a model, measure it, let go of it, and return its figures; see `report.figures`.
+
+    Args:
+        subject: the model.
+        bandwidth: measured bytes per second.
+        position: the frame of a conversation from which on it is measured; None is a full window.
+        frames: of each stage; see `stages.measure`.
+        stages: which of them.
+        tell: is told what is being done.
+    """
+    gc.collect()
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    base = mx.get_active_memory()
+    tell(f"{subject.name}: loading")
+    with steady_memory(subject.needed):
+        began = time.perf_counter()
+        lm = subject.load()
+        load_s = time.perf_counter() - began
+        place = subject.config.transformer.context if position is None else position
+        measured = measure(
+            lambda: Generator(lm), subject.codec, place, frames, stages, lambda doing: tell(f"{subject.name}: {doing}")
+        )
+        return figures(subject.name, lm, measured, bandwidth, load_s, base)
+
+
+def _drawing(config: LMConfig, bits: int) -> Callable[[], LM]:
+    return lambda: random_lm(config, bits)
+
+
+def _codebooks(config: LMConfig) -> int:
+    return min(max(config.dep_q, config.user_codebooks, 1), MAX_CODEBOOKS)
+
+
+def _needed(config: LMConfig, bits: int, position: int | None) -> int:
+    """Bytes of memory for weights, keys and values up to there, and what a conversation has beside them."""
+    width = 2 if bits == 32 else 1
+    window = window_bytes(config, None if position is None else position + _ROOM)
+    return width * (model_bytes(config, min(bits, 16)) + window) + _BESIDE_BYTES
+
+
+def _advice(config: LMConfig, position: int | None, there: int) -> str:
+    fitting = [bits for bits in PRECISIONS if _needed(config, bits, position) <= there]
+    return f"-q {max(fitting)} fits" if fitting else "no precision fits"

@@ -1,0 +1,56 @@
+"""The stages of a frame, measured on a small model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tiny_lm import small_lm
+
+from moshi_mlx import Generator
+from moshi_mlx.bench.stages import PIECES, ROUNDS, STAGES, measure
+from moshi_mlx.mimi import Mimi
+
+
+def test_every_stage_runs_as_often_as_asked_in_turns(tiny_mimi: Path) -> None:
+    position, frames = 1000, 7
+    lm = small_lm(card=2048, context=100)
+    told: list[str] = []
+    measured = measure(lambda: Generator(lm), Mimi(tiny_mimi), position, frames, tell=told.append)
+    assert list(measured.timings) == [*STAGES, "answer"]
+    for timing in measured.timings.values():
+        assert len(timing.seconds) == frames
+        assert len(timing.rounds) == ROUNDS
+        assert min(timing.seconds) > 0
+    assert len(measured.memory) == frames
+    assert measured.count.waits == 1
+    assert measured.position > position
+    assert measured.first_frame_s > 0
+    turns = [line for line in told if line.startswith("lm,")]
+    assert turns == [f"lm, round {i + 1} of {ROUNDS}" for i in range(ROUNDS)]
+    # The pieces do less than the whole, and the frame in all stages takes longer than in one of them.
+    medians = {stage: timing.median for stage, timing in measured.timings.items()}
+    assert all(medians[piece] < 3 * medians["lm"] for piece in PIECES)
+    assert medians["answer"] > medians["lm"]
+
+
+def test_few_frames_are_those_of_the_first_rounds_and_only_what_is_asked_for_runs(tiny_mimi: Path) -> None:
+    lm = small_lm(card=2048)
+    measured = measure(lambda: Generator(lm), Mimi(tiny_mimi), 10, 2, stages=["depth", "lm"])
+    assert {stage: timing.rounds and len(timing.rounds) for stage, timing in measured.timings.items()} == {
+        "lm": 2,
+        "depth": 2,
+    }
+
+
+def test_timing_parts_of_the_network_leaves_the_rings_in_their_memory(tiny_mimi: Path) -> None:
+    import mlx.core as mx
+
+    lm = small_lm(card=2048, context=2000)
+    generator = Generator(lm)
+    generator.skip_to(3000)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    active = mx.get_active_memory()
+    measure(lambda: generator, Mimi(tiny_mimi), 3000, 5, stages=["temporal", "lm"])
+    assert generator.cache_bytes > 1_000_000
+    assert mx.get_peak_memory() - active < 1.5 * generator.cache_bytes  # made anew once by skip_to, never copied
