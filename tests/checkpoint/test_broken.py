@@ -1,4 +1,4 @@
-"""More than two hundred broken checkpoints: each ends in one clear sentence and exit code 2, and leaves no output behind."""
+"""Broken checkpoints, more than two hundred: each ends in one clear sentence and exit code 2, without any output."""
 
 from __future__ import annotations
 
