@@ -13,7 +13,7 @@ import sys
 
 from moshi_mlx.errors import MoshiError
 
-COMMANDS = ("chat", "devices", "doctor", "demo", "run", "download", "info", "codec", "quantize", "compare")
+COMMANDS = ("chat", "devices", "doctor", "bench", "demo", "run", "download", "info", "codec", "quantize", "compare")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,212 @@
+"""`moshi-mlx bench`: whether this machine keeps up, how far it is from its limit, and what would help."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moshi_mlx.errors import MoshiError
+
+from .common import check_target, locate_model, note
+
+if TYPE_CHECKING:
+    from moshi_mlx.bench.subjects import Subject
+
+HELP = "measure whether this machine runs Moshi in real time, without a download"
+EXAMPLE = "moshi-mlx bench -q 4 --plot bench.png"
+
+SIZES = ("moshi", "middle", "tiny", "narrow")
+STAGES = ("encode", "lm", "temporal", "depth", "sampling", "decode", "pipeline")
+PEERS = ("moshi_mlx",)
+PICTURES = (".png", ".svg", ".pdf")
+
+Tell = Callable[[str], None]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `bench`, and `bench compare`."""
+    verbs = parser.add_subparsers(dest="verb", metavar="compare")
+    compare = verbs.add_parser("compare", help="compare two results")
+    compare.add_argument("before", metavar="A.json", help="what `bench --json` printed")
+    compare.add_argument("after", metavar="B.json", help="the same, of another machine, version or setting")
+    compare.add_argument("--json", action="store_true", help="print one JSON object")
+    what = parser.add_argument_group("what is measured")
+    what.add_argument("--model", help="a real checkpoint: a name or folder as for chat (default: random weights)")
+    what.add_argument(
+        "--size", choices=SIZES, default="moshi", help="architecture for random weights (default: %(default)s)"
+    )
+    what.add_argument(
+        "-q",
+        dest="bits",
+        type=int,
+        nargs="+",
+        choices=(4, 8, 16, 32),
+        help="bits per weight, one or several (default: 4, 8 and 16 where they fit in memory)",
+    )
+    what.add_argument("--frames", type=int, metavar="N", help="frames of each stage (default: 100, or 20 s of them)")
+    what.add_argument(
+        "--context", type=int, metavar="N", help="frames already in the conversation (default: a full window)"
+    )
+    what.add_argument("--stages", metavar="A,B", help=f"only these: {', '.join(STAGES)}")
+    what.add_argument("--contend", action="store_true", help="let a second program rewrite memory meanwhile")
+    race = parser.add_argument_group("race")
+    race.add_argument("--peer", choices=PEERS, help="race this implementation on the same weights")
+    race.add_argument(
+        "--peer-python", metavar="PYTHON", help="the Python of its environment (docs/results.md tells how to make it)"
+    )
+    out = parser.add_argument_group("output")
+    out.add_argument("--plot", metavar="FILE", type=Path, help="draw latency and memory: .png, .svg or .pdf")
+    out.add_argument("--json", action="store_true", help="print one JSON object with every frame, and nothing else")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, or compare; returns the exit code."""
+    if args.verb == "compare":
+        return _compare(args)
+    stages = _check(args)
+    from moshi_mlx.bench.contention import contended
+    from moshi_mlx.bench.floor import measure_bandwidth
+
+    from .tables import progress_line
+
+    with progress_line() as tell:
+        tell("measuring the memory's bandwidth")
+        bandwidth = measure_bandwidth()
+        subjects, unfit = _subjects(args)
+        with contended(args.contend):
+            result = _measure(args, subjects, unfit, stages, bandwidth, tell)
+            if args.peer:
+                result["peer"] = _race(args, tell)
+    if args.plot:
+        from moshi_mlx.bench.picture import draw
+
+        draw(result, args.plot)
+    _print(result, args)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> tuple[str, ...]:
+    """Refuse, before any work, what cannot be; return the stages."""
+    if args.frames is not None and args.frames < 1:
+        raise MoshiError(f"--frames must be at least 1, not {args.frames}")
+    if args.context is not None and args.context < 0:
+        raise MoshiError(f"--context must be 0 or more, not {args.context}")
+    if args.model and args.bits and len(args.bits) > 1:
+        raise MoshiError("-q takes one width with --model: a checkpoint has one precision")
+    stages = tuple(args.stages.split(",")) if args.stages else STAGES
+    unknown = [stage for stage in stages if stage not in STAGES]
+    if unknown:
+        raise MoshiError(f"--stages does not know {unknown[0]!r}; it takes {', '.join(STAGES)}")
+    if args.plot:
+        args.plot = args.plot.expanduser()
+        check_target(args.plot)
+        if args.plot.suffix.lower() not in PICTURES:
+            raise MoshiError(f"{args.plot} must end in {', '.join(PICTURES)}")
+    _check_race(args)
+    return stages
+
+
+def _check_race(args: argparse.Namespace) -> None:
+    if bool(args.peer) != bool(args.peer_python):
+        raise MoshiError("a race needs both --peer moshi_mlx and --peer-python: docs/results.md tells how to make one")
+    if args.peer and not args.model and args.size == "moshi":
+        raise MoshiError("a race reads its weights from files: give --model, or --size middle, tiny or narrow")
+
+
+def _subjects(args: argparse.Namespace) -> tuple[list[Subject], list[str]]:
+    from moshi_mlx.bench.subjects import checkpoint_subject, random_subjects
+
+    if args.model is None:
+        return random_subjects(args.size, args.bits, args.context)
+    return [checkpoint_subject(locate_model(args.model, args.bits[0] if args.bits else None, companions=False))], []
+
+
+def _measure(
+    args: argparse.Namespace,
+    subjects: Sequence[Subject],
+    unfit: list[str],
+    stages: tuple[str, ...],
+    bandwidth: float,
+    tell: Tell,
+) -> dict[str, Any]:
+    from moshi_mlx.bench import report
+    from moshi_mlx.bench.machine import probe
+    from moshi_mlx.bench.subjects import run as run_one
+    from moshi_mlx.bench.verdict import Standing, verdict
+
+    config = subjects[0].config
+    context = config.transformer.context if args.context is None else args.context
+    runs = [run_one(subject, bandwidth, context, args.frames, stages, tell) for subject in subjects]
+    standings = [standing for one in runs if (standing := report.standing(one))]
+    return {
+        "form": report.FORM,
+        "made": report.now(),
+        "machine": report.describe_machine(probe()),
+        "versions": report.versions(),
+        "settings": {
+            "model": Path(args.model).name if args.model else f"{args.size}, random weights",
+            "frames": args.frames,
+            "context": context,
+            "contend": args.contend,
+            "stages": list(stages),
+        },
+        "bandwidth": round(bandwidth),
+        "runs": runs,
+        "unfit": unfit,
+        "verdict": verdict([*standings, *(Standing(name, None) for name in unfit)]),
+        "predictions": report.predictions(config) if report.is_moshi(config) else [],
+    }
+
+
+def _race(args: argparse.Namespace, tell: Tell) -> dict[str, Any]:
+    from moshi_mlx.bench import race
+    from moshi_mlx.bench.random_model import SIZES as CONFIGS
+
+    # The shell's own name for it: a venv's python is a link that must not be resolved.
+    python = str(Path(args.peer_python).expanduser().absolute())
+
+    def run_race(folder: Path) -> dict[str, Any]:
+        from moshi_mlx.checkpoint.inspect import inspect
+
+        context = inspect(folder).config.transformer.context if args.context is None else args.context
+        return race.race(folder, python, sorted({0, context}), args.frames or race.FRAMES, tell=tell)
+
+    if args.model:
+        return run_race(locate_model(args.model, args.bits[0] if args.bits else None, companions=False))
+    with race.random_checkpoint(CONFIGS[args.size]) as folder:
+        return run_race(folder) | {"folder": f"{args.size}, random weights"}
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from moshi_mlx.bench.report import compare, differing_settings, read_result
+
+    from .figures import print_comparison
+
+    before, after = read_result(args.before), read_result(args.after)
+    rows, other = compare(before, after), differing_settings(before, after)
+    if not rows:
+        raise MoshiError(f"{args.before} and {args.after} have no model and stage in common")
+    if args.json:
+        print(json.dumps({"stages": rows, "settings": other}))
+        return 0
+    for difference in other:
+        note(f"not the same in both: {difference}")
+    print_comparison(rows)
+    return 0
+
+
+def _print(result: dict[str, Any], args: argparse.Namespace) -> None:
+    from moshi_mlx.bench.report import compact
+
+    from .figures import print_result
+
+    if args.json:
+        print(json.dumps(result))
+        return
+    print_result(result)
+    if args.plot:
+        print(f"picture: {args.plot}")
+    print(compact(result))
