@@ -68,7 +68,7 @@ class Terminal:
         shell = self._ask("display-message", "-p", "#{pane_pid}").strip()
         return int(subprocess.run(["pgrep", "-P", shell], check=True, capture_output=True, text=True).stdout)
 
-    def wait_until(self, condition: Callable[[list[str]], bool], seconds: float = 60.0) -> list[str]:
+    def wait_until(self, condition: Callable[[list[str]], bool], seconds: float = 120.0) -> list[str]:
         """The window's lines as soon as they fulfil the condition."""
         deadline = time.monotonic() + seconds
         while True:

@@ -88,7 +88,7 @@ def fits(lines: list[str], columns: int, rows: int) -> bool:
         -6: r" you     [▆·]+  (-\d+ dB|silent)",
         -5: r" Moshi   [▆·]+  (-\d+ dB|silent)",
         -4: r" frame   [▆·]+  \d+ of 80 ms (encode|lm|decode)",
-        -3: r" +answer \d+ ms   dropped \d+   underruns \d+   echo .*",
+        -3: r" +answer \d+ ms   dropped \d+   .*",
         -2: "─" * columns,
         -1: r"  m  mute    p  pause    n  new conversation    q  quit",
     }
