@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from quantize_models import HELIUM, SHARED, SMALL
 
@@ -97,3 +99,10 @@ def test_a_group_size_that_does_not_divide_a_layer_is_refused_with_those_that_do
 def test_helium_has_no_depth() -> None:
     config = LMConfig.from_dict(HELIUM)
     assert size_of(config, RECIPES["q4"].formats(config)).parts["depth"] == 0
+
+
+def test_the_table_in_the_documents_is_what_the_recipes_weigh() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "quantize.md").read_text()
+    for name, recipe in RECIPES.items():
+        size = size_of(MOSHI, recipe.formats(MOSHI))
+        assert f"| `{name}` | {size.nbytes / 1e9:.2f} GB | {size.frame_bytes / 1e9:.2f} GB |" in text
