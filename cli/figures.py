@@ -158,6 +158,8 @@ def _print_predictions(result: dict[str, Any]) -> None:
 
 
 def _predicted(times: dict[str, float]) -> str:
+    from moshi_mlx.bench.floor import FRAME_S, KEEPS_UP_S
+
     likely = times["likely_ms"]
-    mark = "+" if likely <= 64 else "~" if likely <= 80 else "-"
+    mark = "+" if likely <= 1000 * KEEPS_UP_S else "~" if likely <= 1000 * FRAME_S else "-"
     return f"{times['floor_ms']:.0f} to {likely:.0f} {mark}"

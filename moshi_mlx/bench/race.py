@@ -26,8 +26,9 @@ from .floor import window_bytes
 from .timing import ms
 
 PEERS = ("moshi_mlx",)
-TURNS = 5
-FRAMES = 100
+TURNS = 11
+FRAMES = 40
+"""Of each side in a turn. Short turns, many of them: what disturbs the machine for a while disturbs both sides."""
 WARM_UP = 3
 
 _WORKER = Path(__file__).with_name("race_worker.py")

@@ -1,0 +1,129 @@
+"""Write the tables of docs/results.md: results from docs/results/*.json, and predictions against what is published.
+
+python scripts/make_results_table.py            write
+python scripts/make_results_table.py --check    change nothing; exit 1 if the page would change
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from moshi_mlx.bench.chips import find
+from moshi_mlx.bench.floor import FRAME_S, KEEPS_UP_S, predict
+from moshi_mlx.bench.report import read_result
+from moshi_mlx.config import MOSHI_7B, LMConfig
+from moshi_mlx.errors import MoshiError
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE, RESULTS, PUBLISHED = DOCS / "results.md", DOCS / "results", DOCS / "published.json"
+COLUMNS = ("chip", "memory", "model", "bits", "from frame", "lm p50", "p95", "pipeline p50", "p95", "over 80 ms",
+           "of the limit", "peak", "versions", "file")  # fmt: skip
+PREDICTED = ("system", "chip", "what it says", "predicted floor", "likely, at first", "likely, window full", "error")
+
+
+def result_rows(folder: Path) -> Iterator[tuple[str, ...]]:
+    """A row for every model of every result, chip by chip."""
+    results = [(path, read_result(path)) for path in sorted(folder.glob("*.json"))]
+    for path, result in sorted(results, key=lambda pair: (pair[1]["machine"]["chip"], pair[0].name)):
+        machine, settings, versions = result["machine"], result["settings"], result["versions"]
+        for run in result["runs"]:
+            lm, pipeline = (run["stages"].get(stage) for stage in ("lm", "pipeline"))
+            slowest = pipeline or lm
+            yield (
+                f"{machine['chip']} ({machine['backend']})",
+                f"{machine['memory_bytes'] / 2**30:.0f} GB",
+                settings["model"] + (", second load" if settings["contend"] else ""),
+                run["name"],
+                f"{settings['context']:,}",
+                *(_ms(lm, key) for key in ("p50_ms", "p95_ms")),
+                *(_ms(pipeline, key) for key in ("p50_ms", "p95_ms")),
+                f"{100 * slowest['over_80_ms']:.1f}%" if slowest else "",
+                f"{100 * run['floor']['reached']:.0f}%" if "reached" in run["floor"] else "",
+                f"{run['memory']['peak'] / 1e9:.2f} GB",
+                f"{versions.get('moshi-mac', '')}, MLX {versions.get('mlx', '')}",
+                f"[{path.stem}](results/{path.name})",
+            )
+
+
+def _ms(times: dict[str, Any] | None, key: str) -> str:
+    return "" if times is None else f"{times[key]:,.1f}"
+
+
+def predicted_rows(published: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """What others say, beside what the chip's bandwidth predicts for a program that reads memory and little else."""
+    for entry in published:
+        chip = find(f"Apple {entry['chip']}")
+        if chip is None:
+            raise MoshiError(f"{PUBLISHED.name}: no chip is called {entry['chip']}")
+        config = LMConfig.from_dict({**MOSHI_7B, **entry["config"]})
+        first, full = (1000 * predict(config, entry["bits"], chip.bandwidth, at).likely_s for at in (0, None))
+        floor = 1000 * predict(config, entry["bits"], chip.bandwidth, 0).floor_s
+        said, source = entry["ms"], entry["source"]
+        yield (
+            entry["system"],
+            chip.name,
+            f"[{entry['told']}]({source})" if source.startswith("https://") else f"{entry['told']} ({source})",
+            f"{floor:.0f} ms",
+            f"{first:.0f} ms",
+            f"{full:.0f} ms",
+            f"{100 * (first / said - 1):+.0f}% at first, {100 * (full / said - 1):+.0f}% full"
+            if said
+            else f"predicted: {_word(first)} at first, {_word(full)} full",
+        )
+
+
+def _word(milliseconds: float) -> str:
+    if milliseconds > 1000 * FRAME_S:
+        return "falls behind"
+    return "keeps up" if milliseconds <= 1000 * KEEPS_UP_S else "just keeps up"
+
+
+def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ("---",) * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def page() -> str:
+    """docs/results.md as it should be."""
+    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    tables = {
+        "results": table(COLUMNS, list(result_rows(RESULTS))),
+        "predictions": table(PREDICTED, list(predicted_rows(published))),
+    }
+    text = PAGE.read_text(encoding="utf-8")
+    for name, content in tables.items():
+        place = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)", re.DOTALL)
+        if not place.search(text):
+            raise MoshiError(f"{PAGE} has no place for the table: <!-- {name} --> and <!-- /{name} -->")
+        text = place.sub(lambda _, content=content: content, text)
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the page would change")
+    check = parser.parse_args().check
+    try:
+        text = page()
+    except MoshiError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if text == PAGE.read_text(encoding="utf-8"):
+        return 0
+    if check:
+        print(f"{PAGE.name} is not what {Path(__file__).name} writes", file=sys.stderr)
+        return 1
+    PAGE.write_text(text, encoding="utf-8")
+    print(f"wrote docs/{PAGE.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
