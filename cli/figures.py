@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from moshi_mlx.memory import human_bytes
+
 from .tables import print_columns
 
 GIGA = 1e9
@@ -30,16 +32,23 @@ def print_comparison(rows: list[dict[str, Any]]) -> None:
             (
                 row["name"],
                 row["stage"],
-                f"{row['before_ms']:.2f}",
-                f"{row['after_ms']:.2f}",
+                _ms(row["before_ms"]),
+                _ms(row["after_ms"]),
                 f"{row['ratio']:.2f}" if row["ratio"] else "",
-                f"±{row['spread_ms']:.2f}",
+                f"±{_ms(row['spread_ms'])}",
                 _change(row),
             )
             for row in rows
         ],
         "spread: what the two runs together may differ by without a cause",
     )
+
+
+def _ms(milliseconds: float) -> str:
+    """As many digits as say something."""
+    if milliseconds >= 1000:
+        return f"{milliseconds:,.0f}"
+    return f"{milliseconds:.1f}" if milliseconds >= 100 else f"{milliseconds:.2f}"
 
 
 def _change(row: dict[str, Any]) -> str:
@@ -50,73 +59,77 @@ def _change(row: dict[str, Any]) -> str:
 
 def _print_stages(result: dict[str, Any]) -> None:
     machine, settings = result["machine"], result["settings"]
-    rows = []
-    for one in result["runs"]:
-        for stage, times in one["stages"].items():
-            spread = times["spread_ms"]
-            rows.append(
-                (
-                    one["name"],
-                    stage + (" *" if stage in one["compiled_separately"] else ""),
-                    f"{times['frames']}",
-                    f"{times['p50_ms']:.2f}",
-                    "" if spread is None else f"±{spread:.2f}",
-                    *(f"{times[key]:.2f}" for key in ("p95_ms", "p99_ms", "max_ms")),
-                    f"{100 * times['over_80_ms']:.1f}%",
-                )
-            )
     print_columns(
         f"{settings['model']} on {machine['chip']} ({machine['backend']}), from frame {settings['context']:,} on: ms",
-        ("model", "stage", "frames", "p50", "spread", "p95", "p99", "max", "over 80 ms"),
-        rows,
+        ("model", "stage", "frames", "p50", "spread", "p95", "p99", "max", "over\n80 ms"),
+        [
+            (
+                one["name"],
+                stage + (" *" if stage in one["compiled_separately"] else ""),
+                f"{times['frames']:,}",
+                _ms(times["p50_ms"]),
+                "" if times["spread_ms"] is None else f"±{_ms(times['spread_ms'])}",
+                *(_ms(times[key]) for key in ("p95_ms", "p99_ms", "max_ms")),
+                f"{100 * times['over_80_ms']:.1f}%",
+            )
+            for one in result["runs"]
+            for stage, times in one["stages"].items()
+        ],
         "* compiled separately: where the time goes, not what it adds up to; pipeline: all stages side by side, as in "
         "chat; answer: what a frame spends in all of them",
+    )
+    print_columns(
+        "a conversation",
+        ("model", "real-time\nfactor", "load s", "first\nframe s", "graph\nnodes", "waits"),
+        [
+            (
+                one["name"],
+                f"{one['real_time_factor']:.3f}" if "real_time_factor" in one else "",
+                f"{one['load_s']:.2f}",
+                f"{one['first_frame_s']:.2f}",
+                f"{one['graph']['nodes']:,}",
+                f"{one['graph']['waits']}",
+            )
+            for one in result["runs"]
+        ],
+        "first frame: from loaded weights to sound; nodes and waits: of one frame of the language model",
     )
 
 
 def _print_limit(result: dict[str, Any]) -> None:
     published = result["machine"]["published_bandwidth"]
-    rows = []
-    for one in result["runs"]:
-        floor = one["floor"]
-        rows.append(
-            (
-                one["name"],
-                f"{floor['weight_bytes'] / GIGA:.3f}",
-                f"{floor['key_and_value_bytes'] / GIGA:.3f}",
-                f"{floor['floor_ms']:.2f}",
-                f"{100 * floor['reached']:.1f}%" if "reached" in floor else "",
-                f"{one['real_time_factor']:.3f}" if "real_time_factor" in one else "",
-                f"{one['graph']['nodes']:,}",
-                f"{one['graph']['waits']}",
-            )
-        )
     told = f"; Apple says {published / GIGA:.0f}" if published else ""
     print_columns(
         f"the limit: a copy moves {result['bandwidth'] / GIGA:.1f} GB/s here{told}",
-        ("model", "weights GB", "keys+values GB", "floor ms", "reached", "real-time factor", "graph nodes", "waits"),
-        rows,
+        ("model", "weights", "keys and\nvalues", "floor ms", "reached"),
+        [
+            (
+                one["name"],
+                human_bytes(one["floor"]["weight_bytes"]),
+                human_bytes(one["floor"]["key_and_value_bytes"]),
+                _ms(one["floor"]["floor_ms"]),
+                f"{100 * one['floor']['reached']:.1f}%" if "reached" in one["floor"] else "",
+            )
+            for one in result["runs"]
+        ],
         "what a frame must read; floor: that at the measured bandwidth; reached: floor / p50 of lm",
     )
 
 
 def _print_memory(result: dict[str, Any]) -> None:
     print_columns(
-        "memory, GB",
-        ("model", "weights", "keys+values", "active", "peak", "over both", "cache", "process", "load s", "first s"),
+        "memory",
+        ("model", "weights", "keys and\nvalues", "active", "peak", "above\nboth", "cache", "process"),
         [
             (
                 one["name"],
-                *(f"{one['memory'][key] / GIGA:.3f}" for key in ("weights", "keys_and_values", "active", "peak")),
+                *(human_bytes(one["memory"][key]) for key in ("weights", "keys_and_values", "active", "peak")),
                 f"{100 * one['memory']['over_weights_keys_and_values']:.1f}%",
-                *(f"{one['memory'][key] / GIGA:.3f}" for key in ("cache", "process")),
-                f"{one['load_s']:.2f}",
-                f"{one['first_frame_s']:.2f}",
+                *(human_bytes(one["memory"][key]) for key in ("cache", "process")),
             )
             for one in result["runs"]
         ],
-        "over both: peak above weights, keys and values; process: with codecs and Python; first: loaded weights to a "
-        "frame of sound",
+        "above both: the peak, beside weights, keys and values; process: with codecs and Python",
     )
 
 
@@ -129,8 +142,8 @@ def _print_race(peer: dict[str, Any]) -> None:
         [
             (
                 f"{row['position']:,}",
-                f"{row['ours_ms']:.2f}",
-                f"{row['peer_ms']:.2f}",
+                _ms(row["ours_ms"]),
+                _ms(row["peer_ms"]),
                 f"{row['ratio']:.2f}",
                 f"{row['least_ratio']:.2f}",
                 f"{row['greatest_ratio']:.2f}",
@@ -153,7 +166,7 @@ def _print_predictions(result: dict[str, Any]) -> None:
             (row["chip"], f"{row['bandwidth'] / GIGA:.0f}", *(_predicted(row["predicted"][name]) for name in names))
             for row in result["predictions"]
         ],
-        "the floor, and what is likely; + keeps up with a fifth to spare, ~ just, - falls behind; whatever its memory",
+        "the floor, and what is likely; + keeps up with a fifth to spare, ~ just, - falls behind; if it fits in memory",
     )
 
 

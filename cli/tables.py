@@ -10,7 +10,10 @@ Row = Sequence[str]
 
 
 def print_columns(title: str, columns: Row, rows: Sequence[Row], note: str = "") -> None:
-    """A table on stdout, words to the left and figures to the right; aligned text where it is no terminal."""
+    """A table on stdout, words to the left and figures to the right; aligned text where it is no terminal.
+
+    A line break in a column's name saves width on a terminal.
+    """
     if not rows:
         return
     if not sys.stdout.isatty():
@@ -20,12 +23,16 @@ def print_columns(title: str, columns: Row, rows: Sequence[Row], note: str = "")
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, caption=note or None, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if _is_figures(rows, i) else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console(highlight=False)
+    console.print(title, style="bold")
+    console.print(table, end="")
+    console.print(note, style="dim")
+    console.print()
 
 
 @contextmanager
@@ -41,6 +48,7 @@ def progress_line() -> Iterator[Callable[[str], None]]:
 
 
 def _print_plain(title: str, columns: Row, rows: Sequence[Row], note: str) -> None:
+    columns = [column.replace("\n", " ") for column in columns]
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     print(title)
     for row in [columns, *rows]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..checkpoint.choice import PRECISIONS as PUBLISHED
 from ..config import MOSHI_7B, LMConfig
 from ..errors import MoshiError
 from ..live.metrics import peak_resident_size
@@ -27,7 +28,7 @@ from .stages import PIECES, Measured
 from .timing import ms, thinned
 from .verdict import Standing
 
-PRECISIONS = {4: "q4", 8: "q8", 16: "bf16", 32: "float32"}
+PRECISIONS = {**PUBLISHED, 32: "float32"}
 FORM = "moshi-mac bench 1"
 """Counts up when the meaning of a figure changes."""
 _PACKAGES = ("moshi-mac", "mlx", "rustymimi", "numpy")

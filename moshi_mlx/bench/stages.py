@@ -18,6 +18,7 @@ from ..generator import Generator
 from ..live.metrics import resident_size
 from ..live.system import collected_by_hand
 from ..mimi import FRAME_SIZE, Mimi
+from ..model.kv_cache import LayerCache
 from ..pipeline import Stages, converse
 from .counting import Count, counting
 from .timing import Timing
@@ -211,7 +212,7 @@ class _Pieces:
         column = mx.zeros((1, self._config.num_streams), mx.int32)
 
         @mx.compile
-        def step(column, position, rings):
+        def step(column: mx.array, position: mx.array, rings: list[LayerCache]) -> tuple[mx.array, list[LayerCache]]:
             hidden, rings = lm.transformer.step(lm.embed(column), position, rings, full)
             return lm.text_linear(lm.out_norm(hidden)), rings
 
@@ -225,7 +226,11 @@ class _Pieces:
     def _depth(self) -> Callable[[], None]:
         """Each codebook's most likely token, so that nothing is sampled."""
         lm, text = self._generator.lm, mx.zeros((1,), mx.uint32)
-        step = mx.compile(lambda hidden, text: lm.depformer(hidden, text, lambda _, logits: mx.argmax(logits, -1))[0])
+
+        @mx.compile
+        def step(hidden: mx.array, text: mx.array) -> mx.array:
+            return lm.depformer(hidden, text, lambda _, logits: mx.argmax(logits, axis=-1))[0]
+
         return lambda: mx.eval(step(self._hidden, text))
 
     def _sampling(self) -> Callable[[], None]:
@@ -235,7 +240,7 @@ class _Pieces:
         audio_logits = mx.random.normal((config.dep_q, 1, config.card)).astype(generator.lm.dtype)
 
         @mx.compile
-        def draw(text_logits, audio_logits, key):
+        def draw(text_logits: mx.array, audio_logits: mx.array, key: mx.array) -> list[mx.array]:
             text_key, audio_key = mx.random.split(key)
             noise = audio.noise(audio_logits.shape, audio_key)
             tokens = [text.draw(text_logits, text.noise(text_logits.shape, text_key))]
