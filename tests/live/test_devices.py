@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 from jack_room import MISSING, jack_rooms
-from moshi_mlx.cli import devices as command
 
+from moshi_mlx.cli import devices as command
 from moshi_mlx.errors import DeviceError
 from moshi_mlx.live.devices import Device, choose, default_input, levels, list_devices
 
