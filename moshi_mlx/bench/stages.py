@@ -208,7 +208,7 @@ class _Pieces:
 
     def _temporal(self) -> Callable[[], None]:
         generator, lm = self._generator, self._generator.lm
-        full = generator.position >= self._config.transformer.context
+        full = generator.position + 1 >= self._config.transformer.context
         column = mx.zeros((1, self._config.num_streams), mx.int32)
 
         @mx.compile
