@@ -119,7 +119,7 @@ class SourceReader:
             first = source.part * (self.checkpoint.tensors[source.name].shape[0] // source.parts)
             start, stop = first + start, first + stop
         rows = np.empty((stop - start, *place.row_shape), _RAW[place.dtype])
-        left = memoryview(rows).cast("B")
+        left = rows.data.cast("B")
         position = place.offset + start * (len(left) // (stop - start))
         try:
             if place.file not in self._files:

@@ -83,7 +83,7 @@ class Shard:
 
     def write(self, name: str, row: int, data: np.ndarray) -> int:
         """Put rows of a tensor in their place; returns how many bytes that is."""
-        entry, left = self._entries[name], memoryview(np.ascontiguousarray(data)).cast("B")
+        entry, left = self._entries[name], np.ascontiguousarray(data).data.cast("B")
         size, position = len(left), self._starts[name] + row * entry.row_bytes
         if row * entry.row_bytes + size > entry.nbytes:
             raise ValueError(f"{size} bytes from row {row} on do not fit into {entry}")

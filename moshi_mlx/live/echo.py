@@ -235,7 +235,7 @@ class LinearStage:
         changed, self.trusted = trusted != self.trusted, trusted
         if not changed:
             return float(trusted)
-        ramp = np.linspace(0.0, 1.0, BLOCK)
+        ramp: NDArray[np.float64] = np.linspace(0.0, 1.0, BLOCK, dtype=np.float64)
         return ramp if trusted else 1.0 - ramp
 
     def _deserves_trust(self, mic: Samples, echo: NDArray[np.float64]) -> bool:
