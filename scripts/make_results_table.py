@@ -93,8 +93,9 @@ def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def page() -> str:
     """docs/results.md as it should be."""
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    rows = list(result_rows(RESULTS))
     tables = {
-        "results": table(COLUMNS, list(result_rows(RESULTS))),
+        "results": table(COLUMNS, rows) if rows else "Nobody's yet: yours would be the first.\n",
         "predictions": table(PREDICTED, list(predicted_rows(published))),
     }
     text = PAGE.read_text(encoding="utf-8")

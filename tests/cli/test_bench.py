@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,28 @@ def test_tables_then_the_verdict_then_a_line_of_json(whole: tuple[str, Path, Pat
     assert result["settings"]["context"] == 10
     assert {"mlx", "python", "rustymimi"} <= result["versions"].keys()
     assert all(any(stage in line for line in lines) for stage in stages.STAGES)
+
+
+def test_the_documented_form_names_every_key(whole: tuple[str, Path, Path]) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    result = json.loads(whole[0].splitlines()[-1])
+    run = result["runs"][0]
+    for key in (*result, *(key for key in run if key != "name"), *run["stages"]["lm"]):
+        assert re.search(rf"`[^`\n]*\b{key}\b", page), key
+
+
+def test_a_result_becomes_a_row_of_the_page(whole: tuple[str, Path, Path], tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[2] / "scripts" / "make_results_table.py"
+    (tmp_path / "m9.json").write_text(whole[0].splitlines()[-1])
+    spec = importlib.util.spec_from_file_location("make_results_table", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (row,) = module.result_rows(tmp_path)
+    assert len(row) == len(module.COLUMNS)
+    assert row[2:5] == ("tiny, random weights", "float32", "10")
+    assert row[-1] == "[m9](results/m9.json)"
 
 
 def test_the_picture_is_one(whole: tuple[str, Path, Path]) -> None:
