@@ -64,6 +64,12 @@ class Take:
         """The frames before the last answer that it was not given."""
         return sorted(set(range(self.answered[-1] + 1)) - set(self.answered))
 
+    @property
+    def counted(self) -> bool:
+        """Whether the count of dropped frames is that of the missing ones, and of some after the last answer."""
+        after = len(self.mic) // FRAME - 1 - self.answered[-1]
+        return 0 <= self.summary["dropped_total"] - len(self.missing) <= after
+
     def frames(self) -> list[np.ndarray]:
         """What the model was given, in blocks float32 [1920]."""
         return [self.mic[index * FRAME :][:FRAME] for index in self.answered]
