@@ -25,9 +25,9 @@ CARDINALITY = 2048
 MAX_CODEBOOKS = 32
 BIT_RATE_PER_CODEBOOK = 137.5  # bit/s: 11 bits, 12.5 times a second
 
-# A rustymimi object holds a table of rotary angles, 512 bytes a position, two positions a frame: 64 MB for
-# 87 minutes. Loading one holds the interpreter for a sixth of a second or more, so hand-overs are kept rare.
-MAX_FRAMES = 65_536
+# A rustymimi object keeps the keys and values of all it has heard, 64 KB a frame, and gives them back only with
+# its end; making its successor holds Python up for a fifth of a second. So: 1 GB at most, every 22 minutes.
+MAX_FRAMES = 16_384
 # The eight layers look back 250 positions each: 1,000 frames; the convolutions and their padding need under
 # ten more. An object that has heard this much knows all that one without end would know.
 OVERLAP = 1_024
