@@ -28,6 +28,11 @@ def add_model_arguments(parser: argparse.ArgumentParser, default: str = "moshiko
         help="moshiko, moshika, tiny (built in, makes noise), a Hugging Face repository, or a folder "
         "(default: %(default)s)",
     )
+    add_bits_argument(parser)
+
+
+def add_bits_argument(parser: argparse.ArgumentParser) -> None:
+    """-q: which of the published precisions."""
     parser.add_argument(
         "-q",
         dest="bits",

@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from .common import add_bits_argument
+
 if TYPE_CHECKING:
     from moshi_mlx.checkpoint.download import Download
 
@@ -21,13 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="moshiko, moshika, or a Hugging Face repository (org/name, org/name@revision)",
     )
-    parser.add_argument(
-        "-q",
-        dest="bits",
-        type=int,
-        choices=(4, 8, 16),
-        help="bits per weight of moshiko and moshika (default: the most that this machine runs in real time)",
-    )
+    add_bits_argument(parser)
     parser.add_argument("--yes", action="store_true", help="download without asking")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the path")
 
