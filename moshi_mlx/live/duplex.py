@@ -96,6 +96,7 @@ class Duplex:
         self._fault: BaseException | None = None
         self._closing = False
         self._frames = 0
+        self._silent_since = 0.0  # time.perf_counter() of the last sample before the devices went
         self._thread = threading.Thread(target=self._run, name="audio-frames", daemon=True)
 
     def __enter__(self) -> Duplex:
@@ -210,16 +211,16 @@ class Duplex:
         return frame if mic is None else replace(frame, mic=mic)
 
     def _lose(self, line: Line) -> None:
-        self._line = None
+        self._line, self._silent_since = None, max(line.beats())  # it was dead before anybody noticed
         names = " or ".join(dict.fromkeys(device.name for device in line.devices.values()))
         self.notices.put(f"{names} has gone; looking for another device.")
         portaudio.release(hung=not line.close())
 
     def _without_line(self) -> None:
         """Let the wall clock go on in silence until a device can be opened."""
-        lost_at, frames, tried = time.monotonic(), 0, time.monotonic()
+        frames, tried = 0, time.monotonic()
         while not self._closing and self._line is None:
-            while frames < int((time.monotonic() - lost_at) / FRAME_SECONDS):
+            while frames < int((time.perf_counter() - self._silent_since) / FRAME_SECONDS):
                 silence = np.zeros(FRAME_SAMPLES, np.float32)
                 self._tapped(Captured(silence, silence, time.perf_counter()))
                 frames += 1

@@ -344,6 +344,7 @@ def test_without_livekit_echo_cancellation_is_off_and_asking_for_it_an_error(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_second_signal_interrupts_at_once(number: signal.Signals) -> None:
+    signal.signal(number, signal.SIG_DFL)  # under nohup, or in a shell's background, it is ignored
     before, stopped = signal.getsignal(number), []
 
     def twice() -> None:

@@ -63,8 +63,8 @@ def test_speech_is_answered_with_the_samples_that_a_file_gets(
 ) -> None:
     """At the speaker every frame is bit for bit what the model says to the recording.
 
-    All lie at one shift, but where the speaker starved: there the shift grows by what was missing, and the frame
-    fades in. A frame that the machine made us drop is not in the file either.
+    All lie at one shift, but where the speaker starved: there the shift grows by what was missing, the frame fades
+    in, and what was added is taken back later. A frame that the machine made us drop is not in the file either.
     """
     take = talk(stages_of(moshi, SEED), moshi, hello, tmp_path, period)
     start = np.flatnonzero(take.mic)[0] - np.flatnonzero(hello)[0]
@@ -79,7 +79,7 @@ def test_speech_is_answered_with_the_samples_that_a_file_gets(
     torn = at[: len(at) - unheard].count(None)
     assert torn <= 1 + 3 * speaker["underruns"] + math.ceil(speaker["discarded_samples"] / FRAME)
     steps = np.diff(shifts(at))
-    assert np.count_nonzero(steps) <= speaker["underruns"] + speaker["discarded_samples"]
+    assert np.count_nonzero(steps) <= 2 * speaker["underruns"] + speaker["discarded_samples"]
     if not speaker["underruns"] and not take.missing:
         assert not steps.any()
     from_file = run_on_file(np.concatenate(take.frames()), tmp_path).reshape(-1, FRAME)

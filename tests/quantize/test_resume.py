@@ -44,7 +44,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def quantize(source: Path, destination: Path, *flags: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", PROGRAM, "quantize", str(source), str(destination), "--recipe", RECIPE, *flags]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    # A shell starts what runs in the background with Ctrl-C ignored, and so would be this.
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=heed)
 
 
 def wait_until_writing(run: subprocess.Popen[bytes], destination: Path) -> float:
