@@ -12,24 +12,34 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import TransformerConfig
+from .kernels import on_gpu
 
 Attend = Callable[[mx.array], mx.array]
 """Projected heads, queries then keys then values, [N, (H + 2 Hkv) · D] -> attended [N, H · D]."""
 
 
 class Linear(nn.Linear):
-    """A product without bias that keeps its transposed view, so that a compiled step does not make it anew."""
+    """A product without bias, in the layout that the backend reads fastest.
+
+    Rows of the weight as they are, but for float32 on MLX's CPU backend, which is up to twice as fast on its
+    columns: these are laid out once, when the weight is first used, in place of the rows and not beside them.
+    """
 
     def __init__(self, dim_in: int, dim_out: int):
         super().__init__(dim_in, dim_out, bias=False)
-        self._viewed: mx.array | None = None
+        self._laid_out: mx.array | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
         """[N, dim_in] -> [N, dim_out]."""
-        if self._viewed is not self.weight:
-            self._viewed, self._columns = self.weight, self.weight.T
-            mx.eval(self._columns)
+        if self._laid_out is not self.weight:
+            self._lay_out()
         return x @ self._columns
+
+    def _lay_out(self) -> None:
+        by_rows = on_gpu() or self.weight.dtype != mx.float32
+        self._columns = self.weight.T if by_rows else mx.contiguous(self.weight.T)
+        self._laid_out = self.weight = self._columns.T
+        mx.eval(self._columns, self._laid_out)
 
 
 class StackedLinear(nn.Module):
