@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from moshi_mlx.checkpoint.inspect import UNFINISHED
 from moshi_mlx.errors import MoshiError
 
 SHARD_BYTES = 5 * 10**9
@@ -218,7 +219,7 @@ class FolderWriter:
 
 def partial_of(destination: Path) -> Path:
     """What a folder is called while it is being written."""
-    return destination.with_name(destination.name + ".partial")
+    return destination.with_name(destination.name + UNFINISHED)
 
 
 def check_free(destination: Path, resume: bool) -> None:

@@ -18,6 +18,8 @@ from ..config import MOSHI_7B, LMConfig, check_runnable
 from ..errors import CheckpointError
 from .names import Shape, is_pytorch, published_shapes, pytorch_sources
 
+UNFINISHED = ".partial"
+"""Ends the name of a folder that is still being written."""
 INDEX = "model.safetensors.index.json"
 WEIGHTS = ("model.safetensors", "model.q8.safetensors", "model.q4.safetensors")
 MIMI = "tokenizer-e351c8d8-checkpoint125.safetensors"
@@ -106,6 +108,8 @@ def inspect(folder: str | Path) -> Checkpoint:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; give one that holds config.json and model.safetensors")
+    if folder.name.endswith(UNFINISHED):
+        raise CheckpointError(f"{folder} is unfinished: repeat the command that was writing it, with --resume")
     path = folder / "config.json"
     config = LMConfig.from_file(path) if path.exists() else LMConfig.from_dict(MOSHI_7B)
     files = _weight_files(folder, config)

@@ -81,7 +81,7 @@ def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bits(source: Path, 
         if not destination.exists():
             killed += 1
             taken_up += (partial_of(destination) / "done").exists()
-            assert not loads(partial_of(destination)) or files_of(partial_of(destination)).items() >= wanted.items()
+            assert not loads(partial_of(destination))
             resumed = quantize(source, destination, "--resume")
             assert resumed.communicate()[1] == b""
             assert resumed.returncode == 0
