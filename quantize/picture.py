@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moshi_mlx.errors import MoshiError
+from moshi_mlx.bench.picture import save
 
 from .report import ModelReport, Report
 
@@ -35,14 +34,7 @@ def draw(report: Report, path: Path) -> None:
     if scored:
         _draw_divergence(axes[1], report.models)
     figure.suptitle(f"against {Path(report.reference).name} ({report.precision})")
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        figure.savefig(partial)
-        partial.replace(path)
-    except (OSError, ValueError) as error:
-        raise MoshiError(f"{path} cannot be written: {error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    save(figure, path)
 
 
 def _draw_layers(axes: Axes, models: list[ModelReport]) -> None:

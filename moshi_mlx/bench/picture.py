@@ -13,6 +13,7 @@ from .floor import FRAME_S
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0b6e99", "#d9730d", "#6b4f9e", "#448361")
 GREY = "#6f6f6f"
@@ -38,7 +39,6 @@ def draw(result: dict[str, Any], path: Path) -> None:
         "xtick.color": GREY, "ytick.color": GREY, "axes.grid": True, "grid.color": "#ececec", "axes.axisbelow": True,
         "legend.frameon": False, "svg.fonttype": "none",
     }  # fmt: skip
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     with rc_context(style):
         figure = Figure(figsize=(13, 4.6), dpi=150)
         FigureCanvasAgg(figure)
@@ -50,13 +50,23 @@ def draw(result: dict[str, Any], path: Path) -> None:
         _draw_distribution(distribution, rows)
         _draw_memory(memory, result["runs"])
         figure.suptitle(_title(result), x=0.008, ha="left", fontsize=12, fontweight="bold")
-        try:
-            figure.savefig(partial)
-            partial.replace(path)
-        except (OSError, ValueError) as error:
-            raise MoshiError(f"{path} cannot be written: {error}") from None
-        finally:
-            partial.unlink(missing_ok=True)
+        save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture under a temporary name, then rename it; the format follows from the name's ending.
+
+    Raises:
+        MoshiError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        figure.savefig(partial)
+        partial.replace(path)
+    except (OSError, ValueError) as error:
+        raise MoshiError(f"{path} cannot be written: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _title(result: dict[str, Any]) -> str:

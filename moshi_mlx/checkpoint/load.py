@@ -18,7 +18,7 @@ from ..errors import CheckpointError
 from ..memory import available_memory
 from ..model.lm import LM, Layout
 from .inspect import Checkpoint, Format, inspect
-from .names import Merge, Source, merges, published_shapes, pytorch_sources
+from .names import Merge, Source, merges, pytorch_sources
 
 _RESERVE = 300 * 2**20
 """What a step needs beside weights, keys and values."""
@@ -70,16 +70,11 @@ def check_memory(checkpoint: Checkpoint) -> None:
     if need <= there:
         return
     beside = need - checkpoint.nbytes
-    parameters = sum(_weights_of(checkpoint))
-    fitting = [name for name, bits in (("q8", 8.5), ("q4", 5.0)) if parameters * bits / 8 + beside <= there]
+    fitting = [f"q{bits}" for bits in (8, 4) if floor.model_bytes(checkpoint.config, bits) + beside <= there]
     advice = f"a {fitting[0]} checkpoint would fit" if fitting else "no precision of this model fits"
     raise CheckpointError(
         f"{checkpoint.folder} needs {need / 1e9:.1f} GB of memory and {there / 1e9:.1f} GB can be had; {advice}"
     )
-
-
-def _weights_of(checkpoint: Checkpoint) -> list[int]:
-    return [shape[0] * (shape[1] if len(shape) == 2 else 1) for shape in published_shapes(checkpoint.config).values()]
 
 
 def _layout(plan: list[Merge]) -> Layout:
