@@ -45,12 +45,10 @@ class Mimi:
     def __init__(
         self, path: str | Path, codebooks: int = 8, *, max_frames: int = MAX_FRAMES, overlap: int = OVERLAP
     ) -> None:
-        if not 1 <= codebooks <= MAX_CODEBOOKS:
-            raise CheckpointError(f"Mimi has 1 to {MAX_CODEBOOKS} codebooks, not {codebooks}")
         if not 0 <= overlap < max_frames:
             raise ValueError(f"overlap {overlap} must lie below max_frames {max_frames}")
         self.path = Path(path)
-        self.codebooks = codebooks
+        self.codebooks = _checked_codebooks(codebooks)
         self.max_frames = max_frames
         self.overlap = overlap
 
@@ -59,21 +57,27 @@ class Mimi:
         """Bits per second of the codes."""
         return BIT_RATE_PER_CODEBOOK * self.codebooks
 
-    def encoder(self) -> MimiEncoder:
-        """Return a new encoder at the start of its stream. Loads the weights: about 450 MB."""
-        return MimiEncoder(self)
+    def encoder(self, codebooks: int | None = None) -> MimiEncoder:
+        """Return a new encoder at the start of its stream. Loads the weights: about 450 MB.
 
-    def decoder(self) -> MimiDecoder:
-        """Return a new decoder at the start of its stream. Loads the weights, as `encoder` does."""
-        return MimiDecoder(self)
+        `codebooks` is how many it gives where that is not the codec's own number.
+        """
+        return MimiEncoder(self, self._codebooks_of(codebooks))
 
-    def open_tokenizer(self) -> rustymimi.Tokenizer:
+    def decoder(self, codebooks: int | None = None) -> MimiDecoder:
+        """Return a new decoder at the start of its stream. Loads the weights, as `encoder` does.
+
+        `codebooks` is how many it takes where that is not the codec's own number.
+        """
+        return MimiDecoder(self, self._codebooks_of(codebooks))
+
+    def open_tokenizer(self, codebooks: int | None = None) -> rustymimi.Tokenizer:
         """Load the weights. Raises CheckpointError where the file is not a whole Mimi."""
         _check_weights(self.path)
         try:
             return rustymimi.Tokenizer(
                 str(self.path),  # pyright: ignore[reportCallIssue]  (the stub knows no constructor)
-                num_codebooks=self.codebooks,
+                num_codebooks=self._codebooks_of(codebooks),
                 max_seq_len=2 * self.max_frames,
             )
         except (KeyboardInterrupt, SystemExit):
@@ -81,12 +85,16 @@ class Mimi:
         except BaseException as error:  # a Rust panic is no Exception
             raise CheckpointError(f"{self.path} does not hold Mimi's weights: {_first_line(error)}") from None
 
+    def _codebooks_of(self, wanted: int | None) -> int:
+        return self.codebooks if wanted is None else _checked_codebooks(wanted)
+
 
 class MimiEncoder:
     """Sound to codes, frame by frame. For one thread at a time."""
 
-    def __init__(self, mimi: Mimi) -> None:
-        self._relay = _Relay(mimi, "encode_step")
+    def __init__(self, mimi: Mimi, codebooks: int) -> None:
+        self.codebooks = codebooks
+        self._relay = _Relay(mimi, codebooks, "encode_step")
         self.mended_samples = 0  # NaN and infinite, replaced by 0
         self.clipped_samples = 0  # beyond ±1, cut to ±1
 
@@ -119,16 +127,16 @@ class MimiEncoder:
 class MimiDecoder:
     """Codes to sound, frame by frame. For one thread at a time."""
 
-    def __init__(self, mimi: Mimi) -> None:
-        self._codebooks = mimi.codebooks
-        self._relay = _Relay(mimi, "decode_step")
+    def __init__(self, mimi: Mimi, codebooks: int) -> None:
+        self.codebooks = codebooks
+        self._relay = _Relay(mimi, codebooks, "decode_step")
 
     def decode(self, codes: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Decode one column of codes, int [codebooks] in 0 to 2047, to samples, float32 [1920].
 
         Raises AudioError for another shape or type, or a code out of range.
         """
-        column = _as_column(codes, self._codebooks)
+        column = _as_column(codes, self.codebooks)
         return self._relay.step(column[None, :, None])[0, 0]
 
     def reset(self) -> None:
@@ -144,10 +152,11 @@ class _Relay:
     relative: when it takes over it holds what an object without end would hold, up to rounding.
     """
 
-    def __init__(self, mimi: Mimi, step: Literal["encode_step", "decode_step"]) -> None:
+    def __init__(self, mimi: Mimi, codebooks: int, step: Literal["encode_step", "decode_step"]) -> None:
         self._mimi = mimi
+        self._codebooks = codebooks
         self._step = step
-        self._live = mimi.open_tokenizer()
+        self._live = mimi.open_tokenizer(codebooks)
         self._age = 0  # frames that `_live` has seen
         self._successor: _Successor | None = None
 
@@ -160,7 +169,7 @@ class _Relay:
             raise AudioError(f"the codec failed at frame {self._age}: {_first_line(error)}") from None
         self._age += 1
         if self._age > self._mimi.max_frames - self._mimi.overlap:
-            self._successor = self._successor or _Successor(self._mimi, self._step)
+            self._successor = self._successor or _Successor(self._mimi, self._codebooks, self._step)
             self._successor.listen(frame)
         return result
 
@@ -169,11 +178,11 @@ class _Relay:
             self._successor.dismiss()
             self._successor = None
         if self._age:  # rustymimi's own reset keeps the position and part of the past
-            self._live = self._mimi.open_tokenizer()
+            self._live = self._mimi.open_tokenizer(self._codebooks)
             self._age = 0
 
     def _hand_over(self) -> None:
-        self._live = self._successor.take_over() if self._successor else self._mimi.open_tokenizer()
+        self._live = self._successor.take_over() if self._successor else self._mimi.open_tokenizer(self._codebooks)
         self._successor = None
         self._age = self._mimi.overlap
 
@@ -181,10 +190,10 @@ class _Relay:
 class _Successor:
     """A rustymimi object that is warmed in a thread, so that the frame at hand never waits for it."""
 
-    def __init__(self, mimi: Mimi, step: str) -> None:
+    def __init__(self, mimi: Mimi, codebooks: int, step: str) -> None:
         self._step = step
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mimi-successor")
-        self._tokenizer = self._thread.submit(mimi.open_tokenizer)
+        self._tokenizer = self._thread.submit(mimi.open_tokenizer, codebooks)
         self._last: Future[None] | None = None
 
     def listen(self, frame: np.ndarray) -> None:
@@ -201,6 +210,12 @@ class _Successor:
 
     def _feed(self, frame: np.ndarray) -> None:
         getattr(self._tokenizer.result(), self._step)(frame)
+
+
+def _checked_codebooks(codebooks: int) -> int:
+    if not 1 <= codebooks <= MAX_CODEBOOKS:
+        raise CheckpointError(f"Mimi has 1 to {MAX_CODEBOOKS} codebooks, not {codebooks}")
+    return codebooks
 
 
 def _as_frame(frame: npt.ArrayLike) -> npt.NDArray[np.float32]:

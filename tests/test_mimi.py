@@ -50,6 +50,16 @@ def test_first_codebooks_do_not_depend_on_how_many_follow(tiny_mimi, speechlike)
     np.testing.assert_array_equal(encode(Mimi(tiny_mimi, 8), sound), every[:8])
 
 
+def test_each_direction_has_its_own_number_of_codebooks(tiny_mimi, speechlike):
+    mimi, frame = Mimi(tiny_mimi, 8), speechlike(1)
+    every = mimi.encoder(32).encode(frame)
+    assert every.shape == (32,)
+    np.testing.assert_array_equal(mimi.encoder().encode(frame), every[:8])
+    np.testing.assert_array_equal(mimi.decoder(16).decode(every[:16]), Mimi(tiny_mimi, 16).decoder().decode(every[:16]))
+    with pytest.raises(AudioError, match="a column of codes is 16 integers"):
+        mimi.decoder(16).decode(every)
+
+
 def test_bit_rate_follows_the_codebooks(tiny_mimi):
     assert np.log2(2048) * 12.5 == BIT_RATE_PER_CODEBOOK
     assert Mimi(tiny_mimi, 8).bit_rate == 1100
@@ -219,6 +229,8 @@ def test_codes_out_of_range_are_refused(decoder, wrong):
 def test_codebooks_that_mimi_has_not_are_refused(tiny_mimi, codebooks):
     with pytest.raises(CheckpointError, match="1 to 32 codebooks"):
         Mimi(tiny_mimi, codebooks)
+    with pytest.raises(CheckpointError, match="1 to 32 codebooks"):
+        Mimi(tiny_mimi).encoder(codebooks)
 
 
 # Weights that are none.
