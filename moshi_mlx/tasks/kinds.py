@@ -1,0 +1,86 @@
+"""What a checkpoint is for, told from its configuration, and which command that is.
+
+Kyutai's whole family is one network: text behind audio listens, audio behind text speaks, two languages
+translate, no audio at all writes. Everything else asks here instead of looking at a configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from ..config import LMConfig
+from ..errors import MoshiError
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What goes with a kind: how it is told to people, and what a model of it needs beside its weights."""
+
+    does: str
+    """A verb for a sentence: the model `does`."""
+    command: str
+    """The `moshi-mlx` command that runs it."""
+    default: str
+    """The model that the command takes when none is named."""
+    model_types: tuple[str, ...]
+    """Kyutai's words for it: `model_type` in config.json."""
+    hears: bool
+    """Needs the codec's encoder."""
+    sounds: bool
+    """Needs the codec's decoder."""
+
+
+class Kind(Enum):
+    """The five things that a model of this family does."""
+
+    CONVERSE = Traits("converses", "chat", "moshiko", ("moshi",), hears=True, sounds=True)
+    TRANSCRIBE = Traits("listens", "transcribe", "kyutai/stt-1b-en_fr-mlx", ("stt",), hears=True, sounds=False)
+    SPEAK = Traits("speaks", "speak", "kyutai/tts-1.6b-en_fr", ("tts",), hears=False, sounds=True)
+    TRANSLATE = Traits("translates", "translate", "kyutai/hibiki-1b-mlx-bf16", ("hibiki",), hears=True, sounds=True)
+    WRITE = Traits("writes", "write", "kyutai/helium-1-preview-2b", ("helium",), hears=False, sounds=False)
+
+    @property
+    def command(self) -> str:
+        """The command that runs it: 'transcribe'."""
+        return self.value.command
+
+    @property
+    def default_model(self) -> str:
+        """What the command runs when no model is named."""
+        return self.value.default
+
+    @property
+    def needs_codec(self) -> bool:
+        """Whether sound goes in or comes out."""
+        return self.value.hears or self.value.sounds
+
+
+_BY_TYPE = {word: kind for kind in Kind for word in kind.value.model_types}
+
+
+def kind_of(config: LMConfig) -> Kind:
+    """What a model does: by its `model_type` where config.json tells it, else by its streams."""
+    if "model_type" in config.raw and config.model_type in _BY_TYPE:
+        return _BY_TYPE[config.model_type]
+    if config.n_q == 0:
+        return Kind.WRITE
+    if config.depth is None:
+        return Kind.TRANSCRIBE
+    return Kind.CONVERSE if config.user_codebooks else Kind.SPEAK
+
+
+def require(kind: Kind, config: LMConfig, name: str) -> None:
+    """Refuse a model of another kind than a command is for.
+
+    Args:
+        kind: what the command does.
+        config: the model's.
+        name: what the user called it.
+
+    Raises:
+        MoshiError: what the model does, and the command for that.
+    """
+    found = kind_of(config)
+    if found is not kind:
+        raise MoshiError(f"{name} {found.value.does}; use `moshi-mlx {found.command} --model {name}`")
