@@ -71,12 +71,13 @@ def make_sampling(args: argparse.Namespace) -> tuple[Sampling, Sampling]:
 
 
 def load_model(args: argparse.Namespace) -> Moshi:
-    """The model that the flags ask for, with notes on what was chosen and a warning that tiny makes noise."""
+    """The model that the flags ask for, with notes on what was chosen, and on built-in ones that they make noise."""
+    from moshi_mlx.checkpoint.tiny import BUILT_IN
     from moshi_mlx.moshi import load_folder
 
     make_sampling(args)  # a wrong flag shows before gigabytes are looked at
-    if args.model == "tiny":
-        note("tiny is the built-in model with random weights: what it says is noise")
+    if args.model in BUILT_IN:
+        note(f"{args.model} is a built-in model with random weights: what it says is noise")
     return load_folder(locate_model(args.model, args.bits))
 
 

@@ -117,10 +117,11 @@ def _locate(source: str) -> Path:
 def _base_model(source: str) -> str | None:
     """The source's name on the Hub, where it has one."""
     from moshi_mlx.checkpoint.hub import SHORT_NAMES
+    from moshi_mlx.checkpoint.tiny import BUILT_IN
 
     if source in SHORT_NAMES:
         return f"kyutai/{source}-mlx-bf16"
-    local = source == "tiny" or Path(source).expanduser().exists()
+    local = source in BUILT_IN or Path(source).expanduser().exists()
     return None if local else source.split("@")[0]
 
 

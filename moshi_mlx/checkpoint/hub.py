@@ -1,4 +1,4 @@
-"""From what a user calls a model (a short name, a folder, a Hub repository, `tiny`) to a folder that holds it whole.
+"""From what a user calls a model (a short name, built in, a folder, a Hub repository) to a folder that holds it whole.
 
 Only the files that a checkpoint needs are fetched. What is already there is used without asking the network.
 """
@@ -17,6 +17,7 @@ from .choice import PRECISIONS, choose_bits
 from .download import Ask, RemoteFile, cached_snapshot, fetch, fetch_small, list_files
 from .hub_errors import OfflineError
 from .inspect import INDEX, MIMI, TOKENIZER, WEIGHTS, read_shards
+from .tiny import BUILT_IN, tiny_folder
 
 SHORT_NAMES = ("moshiko", "moshika")
 COMPANIONS = "kyutai/moshiko-mlx-q4"
@@ -50,7 +51,8 @@ def locate(
     """A local folder that holds a checkpoint, downloaded if need be.
 
     Args:
-        model: `tiny`; a folder; `moshiko` or `moshika`; or a Hub repository `org/name`, `org/name@revision`.
+        model: `tiny` or another of tiny.BUILT_IN; a folder; `moshiko` or `moshika`; or a Hub repository `org/name`,
+            `org/name@revision`.
         bits: 4, 8 or 16, for a short name; the best for this machine when None.
         ask: is given what would be downloaded, and says whether to; everything is downloaded when None.
         progress: show huggingface_hub's progress bars (on stderr, on a terminal).
@@ -64,11 +66,9 @@ def locate(
     how = _Fetching(ask, progress, notify or _silence, refresh)
     if bits not in (None, *PRECISIONS):
         raise CheckpointError(f"there is no checkpoint of {bits} bits; choose 4, 8 or 16")
-    if model == "tiny":
-        _check_bits(bits, "tiny", None)
-        from .tiny import tiny_folder
-
-        return tiny_folder()
+    if model in BUILT_IN:
+        _check_bits(bits, model, None)
+        return tiny_folder(model)
     if model in SHORT_NAMES:
         return _short(model, bits, how, companions)
     if _is_path(model):
@@ -92,8 +92,8 @@ def find_mimi(model: str, ask: Ask | None = None, progress: bool = False, notify
         CheckpointError: there is no such model, or its codec cannot be had.
     """
     how = _Fetching(ask, progress, notify or _silence)
-    if model == "tiny":
-        return locate("tiny") / MIMI
+    if model in BUILT_IN:
+        return companion(tiny_folder(model), *_ROLES[0])
     if model in SHORT_NAMES:
         model = COMPANIONS
     if _is_path(model):
@@ -308,7 +308,7 @@ def _repository(model: str) -> tuple[str, str]:
     match = _REPOSITORY.fullmatch(name.rstrip("/"))
     if match:
         return match[1], match[2] or "main"
-    known = (*SHORT_NAMES, "tiny")
+    known = (*SHORT_NAMES, *BUILT_IN)
     close = difflib.get_close_matches(model.lower(), known, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     raise CheckpointError(

@@ -1,7 +1,7 @@
-"""The built-in model `tiny`: a small language model, a text tokenizer and a full-architecture Mimi.
+"""The built-in models: small language models of each kind, a text tokenizer and a full-architecture Mimi.
 
-Its weights are random, so it makes noise; it exists so that everything runs at once on any machine.
-Made once, in seconds and without a network, in the user's cache folder.
+Their weights are random, so they make noise; they exist so that everything runs at once on any machine.
+Made once, in seconds and without a network, in the user's cache folder; all share one codec file.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,38 @@ from .names import published_shapes
 from .tiny_mimi import write_tiny_mimi
 from .tiny_text import write_tiny_tokenizer
 
-VERSION = 2
-"""Counts up whenever the files below change, so that an old cache is not taken for a new one."""
-
 VOCABULARY = 512
+_FILES = {"moshi_name": "model.safetensors", "mimi_name": MIMI, "tokenizer_name": TOKENIZER}
 CONFIG: dict[str, Any] = {
     **MOSHI_7B,
     "dim": 128, "num_layers": 4, "num_heads": 4, "hidden_scale": 4.5, "context": 256, "text_card": VOCABULARY,
     "depformer_dim": 64, "depformer_num_layers": 2, "depformer_num_heads": 4, "depformer_dim_feedforward": 288,
-    "model_type": "moshi", "moshi_name": "model.safetensors", "mimi_name": MIMI, "tokenizer_name": TOKENIZER,
+    "model_type": "moshi", **_FILES,
 }  # fmt: skip
+STT: dict[str, Any] = {
+    **{key: value for key, value in CONFIG.items() if not key.startswith("depformer_")},
+    "n_q": 32, "dep_q": 0, "delays": [0] * 33, "extra_heads_num_heads": 4, "extra_heads_dim": 6, "model_type": "stt",
+    "stt_config": {"audio_silence_prefix_seconds": 0.0, "audio_delay_seconds": 0.5},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """What a built-in model is made of."""
+
+    config: Mapping[str, Any]
+    """As in config.json. Of codec and tokenizer, what it names is written."""
+    version: int = 1
+    """Counts up whenever its files change, so that an old cache is not taken for a new one."""
+    beside: Callable[[Path], None] | None = None
+    """Writes what else stands in the folder (voices and the like)."""
+
+
+BUILT_IN: dict[str, BuiltIn] = {
+    "tiny": BuiltIn(CONFIG, version=2),
+    "tiny-stt": BuiltIn(STT),
+}
+"""By the name that `--model` takes. A new one needs a line here, and nothing anywhere else."""
 
 
 def cache_folder() -> Path:
@@ -41,20 +65,20 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "moshi-mac"
 
 
-def tiny_folder() -> Path:
-    """The folder of the built-in model, made now if it is not there yet.
+def tiny_folder(name: str = "tiny") -> Path:
+    """The folder of a built-in model, made now if it is not there yet.
 
     Raises:
         CheckpointError: the cache folder cannot be written (it takes 200 MB).
     """
-    folder = cache_folder() / f"tiny-{VERSION}"
+    folder = cache_folder() / f"{name}-{BUILT_IN[name].version}"
     if folder.is_dir():
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
         try:
-            _write(draft)
+            _write(BUILT_IN[name], draft, None if name == "tiny" else tiny_folder() / MIMI)
             draft.rename(folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -64,11 +88,27 @@ def tiny_folder() -> Path:
     return folder
 
 
-def _write(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
-    save_file(random_weights(LMConfig.from_dict(CONFIG)), folder / "model.safetensors", metadata={"format": "mlx"})
-    write_tiny_tokenizer(folder / TOKENIZER, VOCABULARY)
-    write_tiny_mimi(folder / MIMI)
+def _write(model: BuiltIn, folder: Path, codec: Path | None) -> None:
+    config = dict(model.config)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(random_weights(LMConfig.from_dict(config)), folder / "model.safetensors", metadata={"format": "mlx"})
+    if "tokenizer_name" in config:
+        write_tiny_tokenizer(folder / TOKENIZER, VOCABULARY)
+    if "mimi_name" in config:
+        _write_codec(folder / MIMI, codec)
+    if model.beside is not None:
+        model.beside(folder)
+
+
+def _write_codec(path: Path, shared: Path | None) -> None:
+    """The codec: 190 MB, so one file for all models where the file system has hard links."""
+    if shared is None:
+        write_tiny_mimi(path)
+        return
+    try:
+        path.hardlink_to(shared)
+    except OSError:
+        shutil.copyfile(shared, path)
 
 
 def random_weights(config: LMConfig, seed: int = 0) -> dict[str, np.ndarray]:

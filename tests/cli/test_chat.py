@@ -192,7 +192,7 @@ def test_piped_it_is_words_on_stdout_and_notes_on_stderr(room: Room) -> None:
     assert first == "hello"
     assert "\x1b" not in out + errors
     notes = [line for line in errors.splitlines() if line.startswith("moshi-mlx: ")]
-    assert any("tiny is the built-in model" in line and "noise" in line for line in notes)
+    assert any("tiny is a built-in model" in line and "noise" in line for line in notes)
     assert any("loading tiny" in line for line in notes)
     assert any("echo cancellation is " in line for line in notes)
     assert "of conversation" in errors
