@@ -169,8 +169,8 @@ class Screen:
             width,
         )
         devices = self._conversation.duplex.devices
-        if devices is not None:
-            told = " → ".join(dict.fromkeys(device.name for device in devices))
+        if devices:
+            told = " → ".join(dict.fromkeys(device.name for device in devices.values()))
         else:
             told = "looking for a microphone and a speaker" if self._conversation.seconds else "warming up"
         yield Text(f" {told}", style="dim")

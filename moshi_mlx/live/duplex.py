@@ -2,7 +2,7 @@
 
 One thread cuts frames, lets the tap (echo canceller, recording) see every one, keeps the newest for the
 reader, and watches the devices: one that goes away is opened again, or the system's new default in its place.
-Knows no model.
+Opens a microphone or a speaker alone as well (`only`). Knows no model.
 """
 
 from __future__ import annotations
@@ -64,6 +64,10 @@ class Duplex:
     counted, so a slow reader is never more than a frame behind. What is written plays at once, at most a
     frame late.
 
+    With `only="input"` it listens: `read_frame` and the tap as above, silence as what was played. With
+    `only="output"` it plays what need not be on time: `write_frame` waits for room instead of dropping anything,
+    and for a device that has gone; `drain` waits for the end of what was written.
+
     Args:
         input: the microphone's number or name; None for the system's default (see `devices.default_input`).
         output: the speaker's.
@@ -71,6 +75,7 @@ class Duplex:
         tap: called on a thread of this object with every frame in the order heard, those included that are
             dropped and, as silence, those of the time without a device. What it returns replaces `mic` for
             the reader.
+        only: open this direction and not the other.
 
     Raises:
         DeviceError: on entering, when a device cannot be found or opened.
@@ -82,11 +87,13 @@ class Duplex:
         output: str | int | None = None,
         block_size: int = BLOCK_SIZE,
         tap: Tap | None = None,
+        only: Kind | None = None,
     ) -> None:
         self.stats = DuplexStats()
         self.notices: SimpleQueue[str] = SimpleQueue()
         """Sentences for the user as they become true: which microphone and why, a device lost or found."""
-        self._wanted: dict[Kind, str | int | None] = {"input": input, "output": output}
+        wanted: dict[Kind, str | int | None] = {"input": input, "output": output}
+        self._wanted = {kind: device for kind, device in wanted.items() if only in (kind, None)}
         self._block_size = block_size
         self._tap = tap
         self._line: Line | None = None
@@ -122,16 +129,10 @@ class Duplex:
             portaudio.release(hung=not line.close())
 
     @property
-    def devices(self) -> tuple[Device, Device] | None:
-        """The open (microphone, speaker), or None while there are none."""
+    def devices(self) -> dict[Kind, Device]:
+        """What is open, the microphone first; empty while nothing is."""
         line = self._line
-        return None if line is None else (line.devices["input"], line.devices["output"])
-
-    @property
-    def latency(self) -> tuple[float, float]:
-        """Seconds that the devices add, (input, output), as PortAudio tells them; zero while none is open."""
-        line = self._line
-        return (0.0, 0.0) if line is None else line.latency()
+        return {} if line is None else line.devices
 
     def read_frame(self, timeout: float = 1.0) -> Captured | None:
         """Wait for the next microphone frame; None when none came within `timeout` seconds or after `close`.
@@ -149,7 +150,7 @@ class Duplex:
         return frame
 
     def write_frame(self, frame: np.ndarray) -> None:
-        """Send one frame, float32 [1920] at 24 kHz in -1…1, to the speaker. Never waits.
+        """Send one frame, float32 [1920] at 24 kHz in -1…1, to the speaker. Waits only without a microphone.
 
         Raises:
             AudioError: the frame has another shape.
@@ -158,10 +159,31 @@ class Duplex:
             raise AudioError(f"A speaker frame has shape ({FRAME_SAMPLES},), not {frame.shape}.")
         self.stats.frames_out += 1
         line = self._line
-        if line is None:
+        if "input" not in self._wanted:
+            self._queue(frame)
+        elif line is None:
             self.stats.speaker.discarded_samples += FRAME_SAMPLES
         else:
             line.speaker.write(frame)
+
+    def drain(self) -> None:
+        """Wait until the speaker has played all that was written, or can play no more."""
+        while (line := self._line) is not None and line.speaker.waiting:
+            line.speaker.wait(TICK)
+        if line is not None:
+            time.sleep(line.output_latency())
+
+    def _queue(self, frame: np.ndarray) -> None:
+        while not self._closing:
+            if self._fault is not None:
+                raise self._fault
+            line = self._line
+            if line is None:
+                time.sleep(TICK)
+            elif line.speaker.queue(frame):
+                return
+            else:
+                line.speaker.wait(TICK)
 
     # The thread that cuts frames and watches the devices.
 
@@ -217,10 +239,11 @@ class Duplex:
         portaudio.release(hung=not line.close())
 
     def _without_line(self) -> None:
-        """Let the wall clock go on in silence until a device can be opened."""
+        """Let the microphone's clock go on in silence until a device can be opened."""
         frames, tried = 0, time.monotonic()
         while not self._closing and self._line is None:
-            while frames < int((time.perf_counter() - self._silent_since) / FRAME_SECONDS):
+            gone = time.perf_counter() - self._silent_since if "input" in self._wanted else 0.0
+            while frames < int(gone / FRAME_SECONDS):
                 silence = np.zeros(FRAME_SAMPLES, np.float32)
                 self._tapped(Captured(silence, silence, time.perf_counter()))
                 frames += 1
@@ -238,12 +261,11 @@ class Duplex:
             return  # tried again soon
         self.stats.reopened += 1
         names = " and ".join(dict.fromkeys(device.name for device in self._line.devices.values()))
-        self.notices.put(f"{names}: the conversation goes on.")
+        self.notices.put(f"It goes on with {names}.")
 
     def _open(self, must_match: bool) -> Line:
-        microphone = self._choose("input", must_match)
-        speaker = self._choose("output", must_match)
-        return Line(microphone, speaker, self._block_size, self.stats.line, self.stats.speaker, self._wake)
+        devices = {kind: self._choose(kind, must_match) for kind in self._wanted}
+        return Line(devices, self._block_size, self.stats.line, self.stats.speaker, self._wake)
 
     def _choose(self, kind: Kind, must_match: bool) -> Device:
         wanted = self._wanted[kind]

@@ -1,14 +1,14 @@
 """The open audio line: the PortAudio streams, their callbacks, and the rings behind them.
 
-One duplex stream where microphone and speaker are one device, else a stream for each: PortAudio would join
-the two by dropping and repeating samples as their clocks drift. The callbacks copy between preallocated rings
-and do nothing else. A line is made anew whenever devices change; `duplex.py` decides when.
+One duplex stream where microphone and speaker are one device, else a stream for each, or for the only one:
+PortAudio would join the two by dropping and repeating samples as their clocks drift. The callbacks copy between
+preallocated rings and do nothing else. A line is made anew whenever devices change; `duplex.py` decides when.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,11 +76,10 @@ class Inlet:
 
 
 class Line:
-    """Streams between one microphone and one speaker, running until `close`.
+    """Streams between one microphone and one speaker, or with one of them alone, running until `close`.
 
     Args:
-        microphone: the device that records.
-        speaker: the device that plays.
+        devices: the one that records, the one that plays, or both.
         block_size: samples at 24 kHz that one callback moves.
         stats: where to count.
         speaker_stats: where the speaker counts.
@@ -92,22 +91,21 @@ class Line:
 
     def __init__(
         self,
-        microphone: Device,
-        speaker: Device,
+        devices: Mapping[Kind, Device],
         block_size: int,
         stats: LineStats,
         speaker_stats: SpeakerStats,
         wake: Wake,
     ) -> None:
-        self.devices: dict[Kind, Device] = {"input": microphone, "output": speaker}
-        self.rates: dict[Kind, int] = {kind: _rate(device, kind) for kind, device in self.devices.items()}
-        self.duplex = microphone.index == speaker.index and self.rates["input"] == self.rates["output"]
-        self.speaker = Speaker(self.rates["output"], drifting=not self.duplex, stats=speaker_stats)
+        self.devices = dict(devices)
+        self._rates: dict[Kind, int] = {kind: _rate(device, kind) for kind, device in devices.items()}
+        self.duplex = len(devices) == 2 and _are_one(devices["input"], devices["output"], self._rates)
+        self.speaker = Speaker(self._rates.get("output", SAMPLE_RATE), not self.duplex, speaker_stats)
         self._stats = stats
         self._wake = wake
         self._block_size = block_size
-        self._heard = Inlet(self.rates["input"])
-        self._played = Inlet(self.rates["output"])
+        self._heard = Inlet(self._rates.get("input", SAMPLE_RATE))
+        self._played = Inlet(self._rates.get("output", SAMPLE_RATE))
         self._beside = None if self.duplex else Beside(self._played.ready, lead=block_size)
         self._streams: list[Any] = []
         self._open()
@@ -121,6 +119,7 @@ class Line:
                 ("output", sounddevice.RawOutputStream, self._on_output),
                 ("input", sounddevice.RawInputStream, self._on_input),
             ]
+            plans = [plan for plan in plans if plan[0] in self.devices]
         for kind, stream_class, callback in plans:
             device = self.devices[kind]
             try:
@@ -128,8 +127,8 @@ class Line:
                     device=device.index,
                     channels=1,
                     dtype="float32",
-                    samplerate=self.rates[kind],
-                    blocksize=round(self._block_size * self.rates[kind] / SAMPLE_RATE),
+                    samplerate=self._rates[kind],
+                    blocksize=round(self._block_size * self._rates[kind] / SAMPLE_RATE),
                     latency="low",
                     callback=callback,
                 )
@@ -191,6 +190,8 @@ class Line:
 
     def _read_played(self, arrived: float) -> np.ndarray:
         """The frame that was played while the microphone's frame, complete at `arrived`, was heard."""
+        if "output" not in self.devices:
+            return np.zeros(FRAME_SAMPLES, np.float32)
         if self._beside is None:
             return self._played.ready.read(FRAME_SAMPLES)
         frame = self._beside.read(arrived - self._played.stamp)
@@ -200,22 +201,27 @@ class Line:
 
     def beats(self) -> tuple[float, ...]:
         """When each direction last ran: a value that stands still tells of a device that has gone."""
-        return (self._heard.stamp, self._played.stamp)
+        stamps: dict[Kind, float] = {"input": self._heard.stamp, "output": self._played.stamp}
+        return tuple(stamps[kind] for kind in self.devices)
 
     def running(self) -> bool:
         """Whether PortAudio still counts every stream as active."""
         return all(stream.active for stream in self._streams)
 
-    def latency(self) -> tuple[float, float]:
-        """Seconds that PortAudio and the devices add, as (input, output), by their own account; 0 if absurd."""
-        told = self._streams[0].latency if self.duplex else [s.latency for s in reversed(self._streams)]
-        sane = [seconds if 0 <= seconds < 10 else 0.0 for seconds in told]  # JACK's can be 2³² samples
-        return sane[0], sane[1]
+    def output_latency(self) -> float:
+        """Seconds from a callback to the speaker by PortAudio's own account; 0 if absurd: JACK's can be 2³² samples."""
+        told = self._streams[0].latency
+        seconds = told[1] if self.duplex else told
+        return seconds if 0 <= seconds < 10 else 0.0
 
     def close(self) -> bool:
         """Stop and close; False when PortAudio hung, see `portaudio.release`."""
         closed = [close_stream(stream) for stream in self._streams]
         return all(closed)
+
+
+def _are_one(microphone: Device, speaker: Device, rates: Mapping[Kind, int]) -> bool:
+    return microphone.index == speaker.index and rates["input"] == rates["output"]
 
 
 def _rate(device: Device, kind: Kind) -> int:

@@ -16,12 +16,13 @@ import numpy as np
 
 from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE
 from moshi_mlx.live.resample import resampler
-from moshi_mlx.live.rings import SampleRing
+from moshi_mlx.live.rings import SampleRing, Wake
 from moshi_mlx.live.splice import splice
 
 FADE_SECONDS = 0.005
 WINDOW = 25  # frames over which the least surplus is taken: two seconds
 RING_FRAMES = 16  # more than two wait only until the next callback discards them
+QUEUED_FRAMES = 12  # what waits where nothing can be late: a second, through which a slow writer is not heard
 SLACK_SECONDS = 0.002  # not worth a correction
 
 
@@ -52,6 +53,7 @@ class Speaker:
         self._fade = round(FADE_SECONDS * rate)
         self._ring = SampleRing(RING_FRAMES * self._frame, history=self._fade)
         self._resampler = resampler(SAMPLE_RATE, rate)
+        self._taken = Wake()
         self._drifting = drifting
         self._slack = round(SLACK_SECONDS * rate)
         # The writer's: the surplus at each of the last writes, and the correction still to be made.
@@ -75,6 +77,22 @@ class Speaker:
         samples = self._keep_pace(samples)
         taken = self._ring.write(samples)
         self.stats.discarded_samples += len(samples) - taken
+
+    def queue(self, frame: np.ndarray) -> bool:
+        """Queue one frame [1920] at 24 kHz that cannot be late; False, and nothing done, while there is no room."""
+        if len(self._ring) > QUEUED_FRAMES * self._frame:
+            return False
+        self._ring.write(frame if self._resampler is None else self._resampler(frame))
+        return True
+
+    def wait(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for the next callback."""
+        self._taken.wait(timeout)
+
+    @property
+    def waiting(self) -> int:
+        """Samples that wait, at the device's rate."""
+        return len(self._ring)
 
     def _keep_pace(self, samples: np.ndarray) -> np.ndarray:
         """Take back delay that no frame of the last window needed, a part of it with each frame."""
@@ -135,6 +153,7 @@ class Speaker:
         self._fall(out)
         if got < len(out):
             self._starve(out[got:])
+        self._taken.set()
 
     def _starve(self, rest: np.ndarray) -> None:
         if self._playing:
