@@ -38,15 +38,15 @@ def test_a_speaker_alone_plays_every_sample_however_fast_they_come() -> None:
 
 def test_a_microphone_alone_hears_every_sample() -> None:
     tapped: list[np.ndarray] = []
-    with jack_rooms("room", rate=24_000) as [room]:
-        with Duplex("room", only="input", tap=lambda frame: tapped.append(frame.mic)) as duplex:
-            assert list(duplex.devices) == ["input"]
-            room.play(RAMP)
-            while not room.finished():
-                frame = duplex.read_frame()
-                assert frame is not None
-                assert not frame.played.any()
-            time.sleep(0.2)
+    listening = Duplex("room", only="input", tap=lambda frame: tapped.append(frame.mic))
+    with jack_rooms("room") as [room], listening as duplex:
+        assert list(duplex.devices) == ["input"]
+        room.play(RAMP)
+        while not room.finished():
+            frame = duplex.read_frame()
+            assert frame is not None
+            assert not frame.played.any()
+        time.sleep(0.2)
     heard = np.concatenate(tapped)
     heard = heard[heard != 0]
     np.testing.assert_array_equal(heard, RAMP[: len(heard)])
