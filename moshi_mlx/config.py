@@ -86,6 +86,8 @@ class LMConfig:
     card: int
     text_card: int
     text_card_out: int
+    text_initial: int
+    """Token that the text stream reads before it has a value."""
     delays: tuple[int, ...]
     demux_second_stream: bool = False
     cross_attention: bool = False
@@ -111,9 +113,9 @@ class LMConfig:
         return max(self.delays)
 
     @property
-    def text_initial(self) -> int:
-        """Token that the text stream reads before it has a value."""
-        return self.text_card
+    def text_rows(self) -> int:
+        """Rows of the text's table: every token, and the initial one where it is none of them."""
+        return max(self.text_card, self.text_initial + 1)
 
     @property
     def audio_initial(self) -> int:
@@ -127,7 +129,7 @@ class LMConfig:
 
     @staticmethod
     def from_dict(raw: Mapping[str, Any], source: str = "config.json") -> LMConfig:
-        """Read Kyutai's keys.
+        """Read Kyutai's keys, or those that Hugging Face has for Helium.
 
         Args:
             raw: the parsed config.json.
@@ -136,6 +138,10 @@ class LMConfig:
         Raises:
             ConfigError: a key is missing, of the wrong type, unknown, or asks for what cannot be run.
         """
+        if isinstance(raw, Mapping) and raw.get("model_type") == "helium" and "hidden_size" in raw:
+            from .helium import helium_config
+
+            return helium_config(raw, source)
         return _Reader(raw, source).config()
 
     @staticmethod
@@ -205,6 +211,7 @@ class _Reader:
             card=self.count("card"),
             text_card=text_card,
             text_card_out=self.count("text_card_out", text_card),
+            text_initial=text_card,
             delays=self.delays(n_q + 1),
             demux_second_stream=self.take("demux_second_stream", bool, False)
             or self.take("demux_second_text_stream", bool, False),

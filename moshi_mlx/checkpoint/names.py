@@ -41,7 +41,7 @@ def published_shapes(config: LMConfig) -> dict[str, Shape]:
 
 def _published(config: LMConfig) -> Iterator[tuple[str, Shape]]:
     dim = config.transformer.dim
-    yield "text_emb.weight", (config.text_card + 1, dim)
+    yield "text_emb.weight", (config.text_rows, dim)
     for i in range(config.n_q):
         yield f"audio_embs.{i}.weight", (config.card + 1, dim)
     yield from _blocks("transformer.layers", config.transformer)

@@ -97,7 +97,7 @@ class LM(nn.Module):
         check_runnable(config)
         layout = layout or Layout.of(config)
         dim = config.transformer.dim
-        sizes = [config.text_card + 1] + [config.card + 1] * config.n_q
+        sizes = [config.text_rows] + [config.card + 1] * config.n_q
         self.embed = StreamEmbedding(sizes, dim, layout.stream_groups)
         self.transformer = TemporalTransformer(config.transformer)
         self.out_norm = nn.RMSNorm(dim, config.transformer.norm_eps)
