@@ -1,6 +1,6 @@
 """Apple's chips and the memory bandwidth that Apple publishes for them, and which of them this machine is.
 
-Where a chip comes with two memory widths, its number of GPU cores tells which one it has. Measures nothing.
+Where a chip is sold with two bandwidths, its GPU cores or its memory tell which one it has. Measures nothing.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ class Chip:
     source: str
     gpu_cores: int | None = None
     """The most that come with this bandwidth, where the same name is sold with two."""
+    memory_gb: int | None = None
+    """The same, for a chip whose memory decides."""
 
     @property
     def label(self) -> str:
-        """The name, told apart by GPU cores where it must be: 'M3 Max (30-core GPU)'."""
+        """The name, told apart where it must be: 'M3 Max (30-core GPU)', 'M6 (16 GB)'."""
+        if self.memory_gb is not None:
+            return f"{self.name} ({self.memory_gb} GB)"
         return self.name if self.gpu_cores is None else f"{self.name} ({self.gpu_cores}-core GPU)"
 
 
@@ -67,7 +71,7 @@ CHIPS: list[Chip] = [
     *_chips(f"{_NEWS}/2025/03/apple-reveals-m3-ultra-taking-apple-silicon-to-a-new-extreme/", ("M3 Ultra", 819)),
     *_chips(f"{_NEWS}/2024/05/apple-introduces-m4-chip/", ("M4", 120)),
     *_chips(
-        f"{_NEWS}/2024/10/apple-introduces-m4-pro-and-m4-max/",
+        "https://support.apple.com/en-us/121553",  # MacBook Pro (14-inch, M4 Pro or M4 Max, 2024)
         ("M4 Pro", 273),
         ("M4 Max", 410, 32),
         ("M4 Max", 546, 40),
@@ -76,26 +80,39 @@ CHIPS: list[Chip] = [
     *_chips(
         f"{_NEWS}/2026/03/apple-debuts-m5-pro-and-m5-max-to-supercharge-the-most-demanding-pro-workflows/",
         ("M5 Pro", 307),
+    ),
+    *_chips(
+        "https://www.apple.com/mac-studio/specs/",  # August 2026
         ("M5 Max", 460, 32),
         ("M5 Max", 614, 40),
+        ("M5 Ultra", 1200),
     ),
+    Chip("M6", 153e9, "https://www.apple.com/mac-mini/specs/", memory_gb=16),
+    Chip("M6", 170e9, "https://www.apple.com/mac-mini/specs/", memory_gb=32),
 ]
 """Oldest and smallest first."""
 
 
-def find(brand: str, gpu_cores: int | None = None) -> Chip | None:
+def find(brand: str, gpu_cores: int | None = None, memory_gb: float | None = None) -> Chip | None:
     """The chip that the system's brand string names.
 
     Args:
         brand: 'Apple M3 Max', as `machine.probe().chip` has it.
         gpu_cores: decides where the name is sold with two bandwidths; unknown, the smaller is assumed.
+        memory_gb: the same.
     """
     found = re.search(r"\bM\d+(?: (?:Pro|Max|Ultra))?\b", brand)
     variants = [chip for chip in CHIPS if found and "Apple" in brand and chip.name == found[0]]
     if not variants:
         return None
-    wide_enough = [chip for chip in variants if (chip.gpu_cores or 0) >= (gpu_cores or 0)]
-    return (wide_enough or variants[-1:])[0]
+    large_enough = [
+        chip for chip in variants if _comes_with(chip.gpu_cores, gpu_cores) and _comes_with(chip.memory_gb, memory_gb)
+    ]
+    return (large_enough or variants[-1:])[0]
+
+
+def _comes_with(most: int | None, found: float | None) -> bool:
+    return most is None or most >= (found or 0)
 
 
 def probe_gpu_cores() -> int | None:
