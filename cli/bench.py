@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         return _compare(args)
     stages = _check(args)
     from moshi_mlx.bench.contention import contended
-    from moshi_mlx.bench.floor import measure_bandwidth
+    from moshi_mlx.speed import measure_bandwidth
 
     from .tables import progress_line
 

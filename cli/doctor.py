@@ -101,7 +101,7 @@ def examine(model: str, bits: int | None, machine: Machine) -> Iterator[Check]:
     yield check_echo()
     if mlx.state == "problem":
         return  # nothing of a model can be known without it
-    from moshi_mlx.bench.floor import measure_bandwidth
+    from moshi_mlx.speed import measure_bandwidth
 
     bandwidth = measure_bandwidth()
     found, subject = check_model(model, bits, bandwidth)
@@ -274,8 +274,8 @@ def check_model(model: str, bits: int | None, bandwidth: float) -> tuple[Check, 
 
 def _not_here(model: str, bits: int) -> tuple[Check, Subject]:
     """What is known of a published model without asking the network."""
-    from moshi_mlx.bench.floor import model_bytes
     from moshi_mlx.checkpoint.choice import PRECISIONS, memory_needed
+    from moshi_mlx.checkpoint.sizes import model_bytes
     from moshi_mlx.config import MOSHI_7B, LMConfig
     from moshi_mlx.memory import human_bytes
 
@@ -301,7 +301,7 @@ def _subject(model: str, folder: Path) -> Subject:
 
 
 def _nearest_bits(checkpoint: Checkpoint) -> int:
-    from moshi_mlx.bench.floor import STORED_BITS, model_bytes
+    from moshi_mlx.checkpoint.sizes import STORED_BITS, model_bytes
 
     return min(STORED_BITS, key=lambda bits: abs(model_bytes(checkpoint.config, bits) - checkpoint.nbytes))
 
@@ -334,7 +334,8 @@ def check_disk(subject: Subject) -> Check:
 
 def check_speed(subject: Subject, bandwidth: float, gpu: bool) -> Check:
     """Whether a frame will take less than its 80 ms: from memory's measured speed, not from running the model."""
-    from moshi_mlx.bench.floor import FRAME_S, predict
+    from moshi_mlx.checkpoint.sizes import frame_bytes
+    from moshi_mlx.speed import FRAME_S, predict
 
     if not gpu and subject.nbytes > LARGE_MODEL:
         return Check(
@@ -343,7 +344,7 @@ def check_speed(subject: Subject, bandwidth: float, gpu: bool) -> Check:
             f"without a GPU a frame of {subject.name} takes seconds where it may take {1000 * FRAME_S:.0f} ms",
             "use a Mac with Apple Silicon; --model tiny runs anywhere, and makes noise",
         )
-    expected = predict(subject.config, subject.bits, bandwidth)
+    expected = predict(frame_bytes(subject.config, subject.bits), bandwidth)
     likely, frame = 1000 * expected.likely_s, 1000 * FRAME_S
     told = (
         f"about {likely:.0f} of {frame:.0f} ms a frame with {subject.name}, as memory reads {bandwidth / 1e9:.0f} GB/s"

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from moshi_mlx.bench.chips import find
-from moshi_mlx.bench.floor import FRAME_S, KEEPS_UP_S, predict
 from moshi_mlx.bench.report import read_result
+from moshi_mlx.checkpoint.sizes import frame_bytes
 from moshi_mlx.config import MOSHI_7B, LMConfig
 from moshi_mlx.errors import MoshiError
+from moshi_mlx.speed import FRAME_S, KEEPS_UP_S, predict
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, RESULTS, PUBLISHED = DOCS / "results.md", DOCS / "results", DOCS / "published.json"
@@ -62,8 +63,10 @@ def predicted_rows(published: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]
         if chip is None:
             raise MoshiError(f"{PUBLISHED.name}: no chip is called {entry['chip']}")
         config = LMConfig.from_dict({**MOSHI_7B, **entry["config"]})
-        first, full = (1000 * predict(config, entry["bits"], chip.bandwidth, at).likely_s for at in (0, None))
-        floor = 1000 * predict(config, entry["bits"], chip.bandwidth, 0).floor_s
+        first, full = (
+            1000 * predict(frame_bytes(config, entry["bits"], at), chip.bandwidth).likely_s for at in (0, None)
+        )
+        floor = 1000 * predict(frame_bytes(config, entry["bits"], 0), chip.bandwidth).floor_s
         said, source = entry["ms"], entry["source"]
         yield (
             entry["system"],

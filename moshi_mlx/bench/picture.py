@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MoshiError
-from .floor import FRAME_S
+from ..speed import FRAME_S
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

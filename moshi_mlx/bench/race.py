@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.inspect import Checkpoint, inspect
+from ..checkpoint.sizes import window_bytes
 from ..checkpoint.tiny import random_weights
 from ..config import MOSHI_7B, LMConfig
 from ..errors import CheckpointError, MoshiError
 from ..memory import available_memory, human_bytes
-from .floor import window_bytes
 from .timing import ms
 
 PEERS = ("moshi_mlx",)

@@ -16,13 +16,15 @@ from typing import Any
 import mlx.core as mx
 
 from ..checkpoint.choice import PRECISIONS as PUBLISHED
+from ..checkpoint.sizes import STORED_BITS, frame_bytes, window_bytes
 from ..config import MOSHI_7B, LMConfig
 from ..errors import MoshiError
 from ..live.metrics import peak_resident_size
 from ..memory import total_memory
 from ..model.lm import LM
+from ..speed import FRAME_S, predict
 from .chips import CHIPS, find, probe_gpu_cores
-from .floor import FRAME_S, STORED_BITS, predict, read_bytes, window_bytes
+from .floor import read_bytes
 from .machine import Machine
 from .stages import PIECES, Measured
 from .timing import ms, thinned
@@ -38,7 +40,7 @@ _SERIES = ("lm", "pipeline")
 def describe_machine(machine: Machine) -> dict[str, Any]:
     """What the figures were measured on."""
     cores = probe_gpu_cores()
-    chip = find(machine.chip, cores)
+    chip = find(machine.chip, cores, total_memory() / 2**30)
     gpu = mx.default_device().type == mx.DeviceType.gpu
     return {
         "chip": machine.chip,
@@ -162,7 +164,7 @@ def predictions(config: LMConfig) -> list[dict[str, Any]]:
 
 
 def _expected(config: LMConfig, bits: int, bandwidth: float) -> dict[str, float]:
-    expected = predict(config, bits, bandwidth)
+    expected = predict(frame_bytes(config, bits), bandwidth)
     return {"floor_ms": ms(expected.floor_s), "likely_ms": ms(expected.likely_s)}
 
 

@@ -14,6 +14,7 @@ import mlx.core as mx
 from ..checkpoint.hub import companion
 from ..checkpoint.inspect import MIMI, inspect
 from ..checkpoint.load import load_checkpoint, memory_needed
+from ..checkpoint.sizes import model_bytes, window_bytes
 from ..checkpoint.tiny import tiny_folder
 from ..config import LMConfig
 from ..errors import CheckpointError, MoshiError
@@ -22,7 +23,6 @@ from ..live.system import steady_memory
 from ..memory import available_memory, human_bytes
 from ..mimi import MAX_CODEBOOKS, Mimi
 from ..model.lm import LM
-from .floor import model_bytes, window_bytes
 from .random_model import SIZES, random_lm
 from .report import PRECISIONS, figures
 from .stages import STAGES, Tell, measure

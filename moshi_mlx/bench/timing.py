@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .floor import FRAME_S
+from ..speed import FRAME_S
 
 LEAST_ROUNDS = 3
 """Fewer medians have no range worth telling; single frames stand in for them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .floor import FRAME_S, KEEPS_UP_S
+from ..speed import FRAME_S, KEEPS_UP_S
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..bench.floor import FRAME_S, measure_bandwidth, model_bytes, predict, window_bytes
 from ..config import MOSHI_7B, LMConfig
 from ..memory import available_memory, human_bytes
+from ..speed import FRAME_S, measure_bandwidth, predict
+from .sizes import frame_bytes, model_bytes, window_bytes
 
 PRECISIONS = {16: "bf16", 8: "q8", 4: "q4"}
 """The published precisions, most bits first."""
@@ -52,7 +53,7 @@ def choose_bits(
     speed = bandwidth()
     for bits in fitting:
         time = _frame_time(config, bits, speed)
-        if predict(config, bits, speed).keeps_up:
+        if predict(frame_bytes(config, bits), speed).keeps_up:
             return Choice(bits, f"{PRECISIONS[bits]} has the most bits that fit and keep up here, "
                                 f"about {time}{obstacle}")  # fmt: skip
         obstacle = f"; {PRECISIONS[bits]} would take about {time}"
@@ -67,5 +68,5 @@ def memory_needed(config: LMConfig, bits: int) -> int:
 
 
 def _frame_time(config: LMConfig, bits: int, bandwidth: float) -> str:
-    likely = predict(config, bits, bandwidth).likely_s
+    likely = predict(frame_bytes(config, bits), bandwidth).likely_s
     return f"{1000 * likely:.0f} of {1000 * FRAME_S:.0f} ms a frame at {bandwidth / 1e9:.0f} GB/s"

@@ -13,10 +13,10 @@ from typing import cast
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..bench import floor
 from ..errors import CheckpointError
 from ..memory import available_memory
 from ..model.lm import LM, Layout
+from . import sizes
 from .inspect import Checkpoint, Format, inspect
 from .names import Merge, Source, merges, pytorch_sources
 
@@ -57,7 +57,7 @@ def memory_needed(checkpoint: Checkpoint) -> int:
 
 def window_bytes(checkpoint: Checkpoint) -> int:
     """Bytes of keys and values once the window is full."""
-    return floor.window_bytes(checkpoint.config) * (2 if checkpoint.precision == "float32" else 1)
+    return sizes.window_bytes(checkpoint.config) * (2 if checkpoint.precision == "float32" else 1)
 
 
 def check_memory(checkpoint: Checkpoint) -> None:
@@ -70,7 +70,7 @@ def check_memory(checkpoint: Checkpoint) -> None:
     if need <= there:
         return
     beside = need - checkpoint.nbytes
-    fitting = [f"q{bits}" for bits in (8, 4) if floor.model_bytes(checkpoint.config, bits) + beside <= there]
+    fitting = [f"q{bits}" for bits in (8, 4) if sizes.model_bytes(checkpoint.config, bits) + beside <= there]
     advice = f"a {fitting[0]} checkpoint would fit" if fitting else "no precision of this model fits"
     raise CheckpointError(
         f"{checkpoint.folder} needs {need / 1e9:.1f} GB of memory and {there / 1e9:.1f} GB can be had; {advice}"

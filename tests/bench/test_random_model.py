@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from moshi_mlx import Generator, MoshiError
-from moshi_mlx.bench.floor import frame_bytes, model_bytes, read_bytes
+from moshi_mlx.bench.floor import read_bytes
 from moshi_mlx.bench.random_model import SIZES, random_lm
+from moshi_mlx.checkpoint.sizes import frame_bytes, model_bytes
 from moshi_mlx.config import LMConfig
 
 TINY = LMConfig.from_dict(SIZES["tiny"])

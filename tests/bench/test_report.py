@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from moshi_mlx import MoshiError
-from moshi_mlx.bench.floor import predict
 from moshi_mlx.bench.report import (
     FORM,
     compact,
@@ -20,7 +19,9 @@ from moshi_mlx.bench.report import (
     read_result,
     standing,
 )
+from moshi_mlx.checkpoint.sizes import frame_bytes
 from moshi_mlx.config import MOSHI_7B, LMConfig
+from moshi_mlx.speed import predict
 
 MOSHI = LMConfig.from_dict(MOSHI_7B)
 
@@ -80,7 +81,9 @@ def test_what_is_no_result_is_refused_in_a_sentence(text: str, tmp_path: Path) -
 
 def test_predictions_are_those_of_the_floor_for_every_chip_and_precision() -> None:
     rows = {row["chip"]: row for row in predictions(MOSHI)}
-    assert rows["M1 Pro"]["predicted"]["q4"]["likely_ms"] == round(1000 * predict(MOSHI, 4, 200e9).likely_s, 3)
+    assert rows["M1 Pro"]["predicted"]["q4"]["likely_ms"] == round(
+        1000 * predict(frame_bytes(MOSHI, 4), 200e9).likely_s, 3
+    )
     assert all(set(row["predicted"]) == {"q4", "q8", "bf16"} for row in rows.values())
     assert is_moshi(MOSHI)
     assert not is_moshi(LMConfig.from_dict({**MOSHI_7B, "num_layers": 4}))

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from jack_room import MISSING, jack_rooms
 
-from moshi_mlx.bench.floor import model_bytes
 from moshi_mlx.bench.machine import (
     Machine,
     low_power_mode,
@@ -23,6 +22,7 @@ from moshi_mlx.bench.machine import (
     under_rosetta,
 )
 from moshi_mlx.checkpoint.choice import memory_needed
+from moshi_mlx.checkpoint.sizes import model_bytes
 from moshi_mlx.cli import doctor
 from moshi_mlx.cli.doctor import Check, Subject
 from moshi_mlx.config import MOSHI_7B, LMConfig

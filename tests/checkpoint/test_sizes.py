@@ -1,18 +1,16 @@
-"""The bytes that a frame reads, counted against the network's own parameters, and the bandwidth that reads them."""
+"""The bytes that a model takes and a frame reads, counted against the network's own parameters."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from typing import Any, cast
 
 import mlx.core as mx
-import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from moshi_mlx.bench.floor import frame_bytes, measure_bandwidth, model_bytes, predict, window_bytes
+from moshi_mlx.checkpoint.sizes import frame_bytes, model_bytes, parameters, window_bytes
 from moshi_mlx.config import MOSHI_7B, LMConfig
 from moshi_mlx.model.lm import LM
 
@@ -51,6 +49,11 @@ def test_moshi_is_as_large_as_its_published_files(bits: int, gigabytes: float) -
 
 
 @variants
+def test_parameters_are_those_of_the_network(config: LMConfig) -> None:
+    assert parameters(config) == sum(math.prod(shape) for shape in shapes_of(config).values())
+
+
+@variants
 @pytest.mark.parametrize(("bits", "with_scales"), [(16, 16), (8, 8.5), (4, 5)])
 def test_a_model_is_the_sum_of_its_tensors(config: LMConfig, bits: int, with_scales: float) -> None:
     expected = sum(stored(shape, with_scales) for shape in shapes_of(config).values())
@@ -73,8 +76,7 @@ def test_a_set_of_weights_that_several_steps_share_is_read_by_each() -> None:
     alone, shared = LMConfig.from_dict(SMALL), LMConfig.from_dict(VARIANTS["schedule"])
     assert model_bytes(shared, 16) < model_bytes(alone, 16)
     inputs = 4 * 128 * 64 * 2  # their projections are one product, read once
-    norms = 4 * 2 * 2 * 64 * 2
-    assert frame_bytes(alone, 16, 0) - frame_bytes(shared, 16, 0) == inputs + norms
+    assert frame_bytes(alone, 16, 0) - frame_bytes(shared, 16, 0) == inputs
 
 
 def test_keys_and_values_grow_to_the_window_and_no_further() -> None:
@@ -82,28 +84,3 @@ def test_keys_and_values_grow_to_the_window_and_no_further() -> None:
     assert [window_bytes(MOSHI, p) for p in (0, 1, 2999, 3000, 10**6)] == [one, 2 * one, *[3000 * one] * 3]
     assert window_bytes(MOSHI) == 3000 * one
     assert frame_bytes(MOSHI, 4) - frame_bytes(MOSHI, 4, 0) == 2999 * one
-
-
-def test_what_design_says_of_an_m1_pro() -> None:
-    start, full = predict(MOSHI, 4, 200e9, position=0), predict(MOSHI, 4, 200e9)
-    assert (1000 * start.floor_s, 1000 * full.floor_s) == (pytest.approx(23, abs=0.5), pytest.approx(31, abs=0.5))
-    assert full.likely_s > full.floor_s
-    assert full.keeps_up
-    assert not predict(MOSHI, 8, 200e9).keeps_up
-
-
-def test_bandwidth_is_what_numpy_sees_too_and_takes_no_time_and_memory() -> None:
-    mx.reset_peak_memory()
-    before = mx.get_active_memory()
-    start = time.process_time()
-    measured = measure_bandwidth()
-    assert time.process_time() - start < 5
-    assert mx.get_peak_memory() - before < 300_000_000
-    array = np.zeros(2**26, np.float32)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        array += 1
-        times.append(time.perf_counter() - start)
-    by_numpy = 2 * array.nbytes / min(times)
-    assert by_numpy / 4 < measured < (50 if mx.default_device().type == mx.DeviceType.gpu else 4) * by_numpy

@@ -1,0 +1,66 @@
+"""How large a model is in memory and how much of it a frame reads, counted from its configuration alone.
+
+The tensors are those that names.py lists; nothing here opens a file or loads a model.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..config import LMConfig
+from .names import Merge, merges, published_shapes
+
+STORED_BITS = {16: 16.0, 8: 8.5, 4: 5.0}
+"""Bits that a weight takes in the file: a scale and a bias of 16 bits each per group, 64 weights at q8, 32 at q4."""
+
+
+def parameters(config: LMConfig) -> int:
+    """How many numbers the network holds; what several depth steps share counts once."""
+    return sum(math.prod(shape) for shape in _shapes(config).values())
+
+
+def model_bytes(config: LMConfig, bits: int) -> int:
+    """Bytes of all weights when every matrix is stored in `bits` (16, 8 in groups of 64, 4 in groups of 32)."""
+    return int(sum(_stored(shape, bits) for shape in _shapes(config).values()))
+
+
+def frame_bytes(config: LMConfig, bits: int, position: int | None = None) -> int:
+    """Bytes that one frame must read at batch 1.
+
+    Every matrix, those of a depth step once for each step that uses them; one row of each embedding; the keys
+    and values of the positions up to `position`, or of a full window when it is None.
+    """
+    shapes = _shapes(config)
+    weights = sum(_stored(shape, bits) * _read(config, merge, shape) for merge, shape in shapes.items())
+    return int(weights) + window_bytes(config, position)
+
+
+def window_bytes(config: LMConfig, position: int | None = None) -> int:
+    """Bytes of the 16-bit keys and values up to `position`, or of a full window when it is None."""
+    transformer = config.transformer
+    filled = transformer.context if position is None else min(position + 1, transformer.context)
+    return 2 * 2 * transformer.num_layers * transformer.num_kv_heads * transformer.head_dim * filled
+
+
+def _shapes(config: LMConfig) -> dict[Merge, tuple[int, ...]]:
+    """The network's tensors, without the zero rows that no file holds."""
+    published = published_shapes(config)
+    found = {}
+    for merge in merges(config, lambda module: None):
+        parts = [published[f"{module}.weight"] for module in merge.published]
+        found[merge] = (sum(part[0] for part in parts), *parts[0][1:])
+    return found
+
+
+def _read(config: LMConfig, merge: Merge, shape: tuple[int, ...]) -> float:
+    """How often a frame reads a tensor; less than once where it is looked up in."""
+    if merge.zero_row:
+        return len(merge.published) / shape[0]
+    if config.depth is not None and merge.name.startswith("depformer.weights."):
+        return config.depth.schedule.count(int(merge.name.split(".")[2]))
+    return 1
+
+
+def _stored(shape: tuple[int, ...], bits: int) -> float:
+    """Bytes of a tensor; norms stay in 16 bits whatever the matrices are stored in."""
+    return math.prod(shape) * (STORED_BITS[bits] if len(shape) == 2 else 16) / 8
