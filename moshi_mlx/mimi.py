@@ -105,8 +105,15 @@ class MimiEncoder:
         become 0 and samples beyond ±1 are cut there; both are counted. Raises AudioError for another shape
         or type.
         """
-        samples = self._mend(_as_frame(frame))
-        return self._relay.step(samples[None, None])[0, :, 0].astype(np.int32)
+        return self.encode_rows(_as_frame(frame)[None])[0]
+
+    def encode_rows(self, frames: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+        """Encode a frame of each of B streams, float32 [B, 1920], to codes, int32 [B, codebooks]; see `encode`.
+
+        B is the same from a stream's first frame to its last. The object keeps 64 KB a frame and row.
+        """
+        samples = np.stack([self._mend(_as_frame(frame)) for frame in frames])
+        return self._relay.step(samples[:, None])[:, :, 0].astype(np.int32)
 
     def reset(self) -> None:
         """Start a new stream: forget what was heard, and the counts."""

@@ -50,6 +50,14 @@ def test_first_codebooks_do_not_depend_on_how_many_follow(tiny_mimi, speechlike)
     np.testing.assert_array_equal(encode(Mimi(tiny_mimi, 8), sound), every[:8])
 
 
+def test_streams_in_one_object_are_each_coded_as_alone(tiny_mimi, speechlike):
+    sounds = np.stack([speechlike(5, seed).reshape(5, FRAME_SIZE) for seed in range(3)])
+    encoder = Mimi(tiny_mimi, 4).encoder()
+    together = np.stack([encoder.encode_rows(sounds[:, i]) for i in range(5)], axis=2)
+    for codes, sound in zip(together, sounds, strict=True):
+        np.testing.assert_array_equal(codes, encode(Mimi(tiny_mimi, 4), sound))
+
+
 def test_each_direction_has_its_own_number_of_codebooks(tiny_mimi, speechlike):
     mimi, frame = Mimi(tiny_mimi, 8), speechlike(1)
     every = mimi.encoder(32).encode(frame)
