@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from moshi_mlx.bench.chips import find
+from moshi_mlx.bench.chips import Chip, find
 from moshi_mlx.bench.report import read_result
 from moshi_mlx.checkpoint.sizes import frame_bytes
 from moshi_mlx.config import MOSHI_7B, LMConfig
 from moshi_mlx.errors import MoshiError
-from moshi_mlx.speed import FRAME_S, KEEPS_UP_S, predict
+from moshi_mlx.speed import FRAME_S, KEEPS_UP_S, Prediction, predict
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, RESULTS, PUBLISHED = DOCS / "results.md", DOCS / "results", DOCS / "published.json"
@@ -62,23 +62,36 @@ def predicted_rows(published: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]
         chip = find(f"Apple {entry['chip']}")
         if chip is None:
             raise MoshiError(f"{PUBLISHED.name}: no chip is called {entry['chip']}")
-        config = LMConfig.from_dict({**MOSHI_7B, **entry["config"]})
-        first, full = (
-            1000 * predict(frame_bytes(config, entry["bits"], at), chip.bandwidth).likely_s for at in (0, None)
-        )
-        floor = 1000 * predict(frame_bytes(config, entry["bits"], 0), chip.bandwidth).floor_s
-        said, source = entry["ms"], entry["source"]
+        first, full = (_likely_ms(entry, chip, position) for position in (0, None))
         yield (
             entry["system"],
             chip.name,
-            f"[{entry['told']}]({source})" if source.startswith("https://") else f"{entry['told']} ({source})",
-            f"{floor:.0f} ms",
+            told(entry),
+            f"{1000 * _prediction(entry, chip, 0).floor_s:.0f} ms",
             f"{first:.0f} ms",
             f"{full:.0f} ms",
-            f"{100 * (first / said - 1):+.0f}% at first, {100 * (full / said - 1):+.0f}% full"
-            if said
-            else f"predicted: {_word(first)} at first, {_word(full)} full",
+            f"{error(entry, chip):+.0%}" if entry["ms"] else f"{_word(first)} at first, {_word(full)} full",
         )
+
+
+def error(entry: dict[str, Any], chip: Chip) -> float:
+    """By how much the prediction for the frame that was measured misses what was measured: -0.1 is a tenth too low."""
+    return _likely_ms(entry, chip, entry["position"]) / entry["ms"] - 1
+
+
+def told(entry: dict[str, Any]) -> str:
+    """What an entry says, linked to where it is from."""
+    source = entry["source"]
+    return f"[{entry['told']}]({source})" if source.startswith("https://") else f"{entry['told']} ({source})"
+
+
+def _likely_ms(entry: dict[str, Any], chip: Chip, position: int | None) -> float:
+    return 1000 * _prediction(entry, chip, position).likely_s
+
+
+def _prediction(entry: dict[str, Any], chip: Chip, position: int | None) -> Prediction:
+    config = LMConfig.from_dict({**MOSHI_7B, **entry["config"]})
+    return predict(frame_bytes(config, entry["bits"], position), chip.bandwidth)
 
 
 def _word(milliseconds: float) -> str:
