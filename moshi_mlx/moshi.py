@@ -1,4 +1,4 @@
-"""Moshi as one thing: the language model, the codec and the text tokenizer of one checkpoint."""
+"""A model as one thing: the language model, the codec if it knows sound, the text tokenizer of one checkpoint."""
 
 from __future__ import annotations
 
@@ -10,20 +10,45 @@ from .checkpoint.hub import companion, locate
 from .checkpoint.inspect import MIMI, TOKENIZER, Checkpoint, inspect
 from .checkpoint.load import load_checkpoint
 from .config import LMConfig
-from .errors import CheckpointError
-from .mimi import MAX_CODEBOOKS, Mimi
+from .errors import CheckpointError, MoshiError
+from .mimi import Mimi, MimiDecoder, MimiEncoder
 from .model.lm import LM
 from .text import TextTokenizer
 
 
 @dataclass(frozen=True)
 class Moshi:
-    """What `load` returns. The language model belongs to the thread that loaded it."""
+    """What `load` returns, of whatever kind. The language model belongs to the thread that loaded it."""
 
     lm: LM
-    codec: Mimi
+    mimi: Mimi | None
+    """None where the model knows no sound."""
     text: TextTokenizer
     checkpoint: Checkpoint
+
+    @property
+    def codec(self) -> Mimi:
+        """The codec; `encoder` and `decoder` have the codebooks of the model's two sides.
+
+        Raises:
+            MoshiError: the model knows no sound.
+        """
+        if self.mimi is None:
+            raise MoshiError(f"{self.checkpoint.folder} writes text, and has no codec to hear or to speak with")
+        return self.mimi
+
+    def encoder(self) -> MimiEncoder:
+        """A new stream of sound to the codes that the model hears; raises MoshiError where it hears nothing."""
+        return self.codec.encoder(self._codebooks(self.config.user_codebooks, "hears nothing"))
+
+    def decoder(self) -> MimiDecoder:
+        """A new stream of the codes that the model generates to sound; raises MoshiError where it makes none."""
+        return self.codec.decoder(self._codebooks(self.config.dep_q, "makes no sound"))
+
+    def _codebooks(self, count: int, otherwise: str) -> int:
+        if count == 0:
+            raise MoshiError(f"{self.checkpoint.folder} {otherwise}")
+        return count
 
     @property
     def config(self) -> LMConfig:
@@ -57,5 +82,5 @@ def load_folder(folder: Path) -> Moshi:
             "they do not belong together"
         )
     codebooks = max(config.dep_q, config.user_codebooks)
-    codec = Mimi(companion(folder, "mimi_name", MIMI), min(max(codebooks, 1), MAX_CODEBOOKS))
-    return Moshi(load_checkpoint(checkpoint), codec, text, checkpoint)
+    mimi = Mimi(companion(folder, "mimi_name", MIMI), codebooks) if codebooks else None
+    return Moshi(load_checkpoint(checkpoint), mimi, text, checkpoint)

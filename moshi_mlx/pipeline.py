@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
 from .errors import MoshiError
-from .generator import SAMPLE, Generator
+from .generator import SAMPLE, Frame, Generator
 from .mimi import FRAME_SIZE, MimiDecoder, MimiEncoder
 from .moshi import Moshi
 from .text import greeting_tokens
@@ -73,12 +74,11 @@ class Stages:
                 f"{moshi.checkpoint.folder} does not converse: it has no codebooks to hear or to speak with"
             )
         script = greeting_tokens(greeting, moshi.text) if greeting is not None else []
-        return Stages(moshi.codec.encoder(), generator, moshi.codec.decoder(), deque(script), on_time)
+        return Stages(moshi.encoder(), generator, moshi.decoder(), deque(script), on_time)
 
     def encode(self, samples: np.ndarray) -> np.ndarray:
         """Samples float32 [1920] -> codes int32 [user codebooks]."""
-        codes = self._timed("encode", lambda: self.encoder.encode(samples))
-        return codes[: self.generator.config.user_codebooks]
+        return self._timed("encode", lambda: self.encoder.encode(samples))
 
     def think(self, codes: np.ndarray) -> tuple[int, np.ndarray | None]:
         """Codes of the user's frame -> text token, and Moshi's codes [dep_q] if a frame is complete."""
@@ -119,6 +119,26 @@ def converse(stages: Stages, blocks: Iterable[np.ndarray]) -> Iterator[Reply]:
                 yield _reply(*pending.popleft())
         for waiting in pending:
             yield _reply(*waiting)
+
+
+def listen(encoders: Sequence[MimiEncoder], generator: Generator, frames: Iterable[np.ndarray]) -> Iterator[Frame]:
+    """Give a model what to hear, in one batch, and take what it makes of it.
+
+    Args:
+        encoders: each takes an equal share of the rows, in a thread of its own.
+        generator: of as many rows.
+        frames: float32 [B, 1920].
+    """
+    with ExitStack() as stack:
+        threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in encoders]
+
+        def encode(frame: np.ndarray) -> list[Future[np.ndarray]]:
+            shares = np.array_split(frame, len(encoders))
+            jobs = zip(threads, encoders, shares, strict=True)
+            return [thread.submit(encoder.encode_rows, share) for thread, encoder, share in jobs]
+
+        for parts in _ahead(map(encode, frames)):
+            yield generator.step(np.concatenate([part.result() for part in parts]))
 
 
 def _whole_frame(block: np.ndarray) -> np.ndarray:

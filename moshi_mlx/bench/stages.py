@@ -125,7 +125,9 @@ class _Line:
         self.answers: list[list[float]] = []
         self.memory: list[tuple[int, int]] = []
         self._random = np.random.default_rng(0)
-        self._stages = Stages(codec.encoder(), generator, codec.decoder(), on_time=self._on_time)
+        config = generator.config
+        encoder, decoder = codec.encoder(config.user_codebooks), codec.decoder(config.dep_q)
+        self._stages = Stages(encoder, generator, decoder, on_time=self._on_time)
         self._starts: list[float] = []
         self._spent: dict[str, list[float]] = {"encode": [], "lm": [], "decode": []}
 
