@@ -51,7 +51,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "folder": str(checkpoint.folder),
         "type": config.model_type,
         "precision": checkpoint.precision,
-        "names": "PyTorch" if checkpoint.is_pytorch else "MLX",
+        "names": checkpoint.vocabulary,
         "temporal": {"dim": temporal.dim, "layers": temporal.num_layers, "heads": temporal.num_heads},
         "context_frames": temporal.context,
         "depth": None

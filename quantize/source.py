@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from moshi_mlx.checkpoint.inspect import Checkpoint, Format
-from moshi_mlx.checkpoint.names import Source, published_shapes, pytorch_sources
+from moshi_mlx.checkpoint.names import Source, published_shapes
 from moshi_mlx.errors import CheckpointError
 
 BLOCK_BYTES = 32 * 2**20
@@ -47,8 +47,6 @@ class SourceReader:
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint = checkpoint
         self._files: dict[Path, FileIO] = {}
-        names = checkpoint.tensors
-        self._sources = pytorch_sources(checkpoint.config, names) if checkpoint.is_pytorch else {}
         self._offsets = {name: at for file in checkpoint.files for name, at in _offsets(file).items()}
 
     def blocks(self) -> list[Block]:
@@ -76,7 +74,7 @@ class SourceReader:
         parts = ["weight"] if form is None else ["weight", "scales"]
         if form is not None and form.mode == "affine":
             parts.append("biases")
-        return {part: self._rows(f"{block.module}.{part}", block.start, block.stop) for part in parts}
+        return {part: self._rows(block, part) for part in parts}
 
     def dense(self, block: Block, rows: dict[str, np.ndarray], dtype: mx.Dtype = mx.bfloat16) -> mx.array:
         """Fetched rows as a matrix of `dtype`; quantized ones are worked out in it."""
@@ -100,23 +98,35 @@ class SourceReader:
     def array(self, module: str, part: str, raw: np.ndarray) -> mx.array:
         """Fetched rows as MLX stores them."""
         array = mx.array(raw)
-        return array.view(mx.bfloat16) if self._place(f"{module}.{part}")[0].dtype == "BF16" else array
+        first = self.checkpoint.sources[f"{module}.weight"][0]
+        return array.view(mx.bfloat16) if self._place(first, part).dtype == "BF16" else array
 
     def close(self) -> None:
         """Let go of the files."""
         while self._files:
             self._files.popitem()[1].close()
 
-    def _place(self, name: str) -> tuple[_Place, Source]:
-        source = self._sources.get(name, Source(name))
-        tensor = self.checkpoint.tensors[source.name]
+    def _place(self, source: Source, part: str) -> _Place:
+        name = source.part_name(part)
+        tensor = self.checkpoint.tensors[name]
         shape = tensor.shape[2:] if source.squeeze else tensor.shape
-        return _Place(tensor.file, self._offsets[source.name], tensor.dtype, shape[1:]), source
+        return _Place(tensor.file, self._offsets[name], tensor.dtype, shape[1:])
 
-    def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        place, source = self._place(name)
+    def _rows(self, block: Block, part: str) -> np.ndarray:
+        """The block's rows, out of each tensor that holds some of them."""
+        found, above = [], 0
+        for source in self.checkpoint.sources[f"{block.module}.weight"]:
+            height = source.rows or block.stop
+            start, stop = max(block.start - above, 0), min(block.stop - above, height)
+            if start < stop:
+                found.append(self._read(source, part, start, stop))
+            above += height
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _read(self, source: Source, part: str, start: int, stop: int) -> np.ndarray:
+        place, name = self._place(source, part), source.part_name(part)
         if source.parts > 1:
-            first = source.part * (self.checkpoint.tensors[source.name].shape[0] // source.parts)
+            first = source.part * (self.checkpoint.tensors[name].shape[0] // source.parts)
             start, stop = first + start, first + stop
         rows = np.empty((stop - start, *place.row_shape), _RAW[place.dtype])
         left = rows.data.cast("B")

@@ -113,7 +113,8 @@ def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     formats = list(set(checkpoint.formats.values()))
     form = formats[0]
-    if len(formats) > 1 or checkpoint.is_pytorch or len(checkpoint.files) != 1 or (form and form.mode != "affine"):
+    alone = len(formats) == len(checkpoint.files) == 1
+    if not alone or checkpoint.vocabulary != "MLX" or (form and form.mode != "affine"):
         raise CheckpointError(
             f"{checkpoint.folder} cannot be raced: Kyutai's port loads one file of one precision with MLX names; "
             "scripts/make_checkpoint.py and moshi-mlx quantize make such"

@@ -6,7 +6,7 @@ Bits and group sizes follow from the shapes in the file, never from a flag.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..config import MOSHI_7B, LMConfig, check_runnable
+from ..config import LMConfig, check_runnable
 from ..errors import CheckpointError
-from .names import Shape, is_pytorch, published_shapes, pytorch_sources
+from .helium import HELIUM_WEIGHTS, preset
+from .names import Shape, Source, published_shapes
+from .sources import Sources, find_sources, vocabulary
 
 UNFINISHED = ".partial"
 """Ends the name of a folder that is still being written."""
@@ -67,16 +69,19 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
 
     @cached_property
-    def is_pytorch(self) -> bool:
-        """Whether the tensors bear PyTorch names."""
-        return is_pytorch(self.tensors)
+    def vocabulary(self) -> str:
+        """Whose names the tensors bear: MLX, PyTorch or Hugging Face."""
+        return vocabulary(self.tensors)
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Where each published tensor is found."""
+        return find_sources(self.config, self.tensors)
 
     @cached_property
     def formats(self) -> dict[str, Format | None]:
         """Format of every published module with a matrix; None where it is not quantized."""
-        if self.is_pytorch:
-            return {name: None for name, _ in _matrices(self.config)}
-        return {name: _format(self, name, shape) for name, shape in _matrices(self.config)}
+        return {name: _format(self, name, shape[1]) for name, shape in _matrices(self.config)}
 
     @property
     def nbytes(self) -> int:
@@ -91,7 +96,7 @@ class Checkpoint:
             return "mixed"
         form = found.pop() if found else None
         if form is None:
-            dtype = self.tensors["out_norm.alpha" if self.is_pytorch else "text_linear.weight"].dtype
+            dtype = self.tensors[self.sources["text_linear.weight"][0].name].dtype
             return {"BF16": "bf16", "F16": "float16", "F32": "float32"}[dtype]
         return f"q{form.bits}" if form.mode == "affine" else form.mode
 
@@ -99,7 +104,7 @@ class Checkpoint:
 def inspect(folder: str | Path) -> Checkpoint:
     """Read a folder's config.json and headers, and check that every tensor is there, whole, and shaped right.
 
-    A folder without config.json is taken for Moshi 7B, as Kyutai's first repositories were.
+    A folder without config.json is taken for what Kyutai published so: see `read_config`.
 
     Raises:
         ConfigError: config.json is not understood.
@@ -110,12 +115,29 @@ def inspect(folder: str | Path) -> Checkpoint:
         raise CheckpointError(f"{folder} is not a folder; give one that holds config.json and model.safetensors")
     if folder.name.endswith(UNFINISHED):
         raise CheckpointError(f"{folder} is unfinished: repeat the command that was writing it, with --resume")
-    path = folder / "config.json"
-    config = LMConfig.from_file(path) if path.exists() else LMConfig.from_dict(MOSHI_7B)
+    config = read_config(folder)
     files = _weight_files(folder, config)
     checkpoint = Checkpoint(folder, config, files, _headers(files))
     _check(checkpoint)
     return checkpoint
+
+
+def read_config(folder: Path) -> LMConfig:
+    """A folder's config.json; without one it is Moshi 7B, or Helium 2B where the weights are called so.
+
+    Raises:
+        ConfigError: config.json is not understood.
+    """
+    path = folder / "config.json"
+    if path.is_file():
+        return LMConfig.from_file(path)
+    return LMConfig.from_dict(preset({file.name for file in folder.iterdir()}))
+
+
+def usual_weights(names: Collection[str]) -> list[str]:
+    """Which of the weight files that are there by their usual names: one of Helium's, all of Moshi's."""
+    helium = [name for name in HELIUM_WEIGHTS if name in names]
+    return helium[:1] or [name for name in WEIGHTS if name in names]
 
 
 def _weight_files(folder: Path, config: LMConfig) -> tuple[Path, ...]:
@@ -126,7 +148,7 @@ def _weight_files(folder: Path, config: LMConfig) -> tuple[Path, ...]:
         return _present([folder / named.rsplit("/", 1)[-1]])
     if (folder / INDEX).exists():
         return _present(folder / name for name in read_shards(folder / INDEX))
-    found = [folder / name for name in WEIGHTS if (folder / name).exists()]
+    found = [folder / name for name in usual_weights({file.name for file in folder.iterdir()})]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise CheckpointError(
@@ -187,18 +209,29 @@ def _matrices(config: LMConfig) -> list[tuple[str, Shape]]:
     return [(name.removesuffix(".weight"), shape) for name, shape in shapes.items() if len(shape) == 2]
 
 
-def _format(checkpoint: Checkpoint, module: str, shape: Shape) -> Format | None:
+def _format(checkpoint: Checkpoint, module: str, width: int) -> Format | None:
+    """The format of a published module, which all that it is put together from must share."""
+    sources = checkpoint.sources[f"{module}.weight"]
+    form, *others = (_stored_format(checkpoint.tensors, source, width) for source in sources)
+    types = {tensor.dtype for source in sources if (tensor := checkpoint.tensors.get(source.name))}
+    if any(other != form for other in others) or len(types) > 1:
+        names = ", ".join(source.name for source in sources)
+        raise CheckpointError(f"{checkpoint.folder}: {names} are not stored alike, and belong to one product")
+    return form
+
+
+def _stored_format(tensors: Mapping[str, Tensor], source: Source, width: int) -> Format | None:
     """The format that the shapes in the file imply: bits from the packed width, group from the scales'."""
-    tensors, width = checkpoint.tensors, shape[1]
-    weight, scales = tensors.get(f"{module}.weight"), tensors.get(f"{module}.scales")
+    weight, scales = tensors.get(source.name), tensors.get(source.part_name("scales"))
     if weight is None or scales is None:
         return None
+    module = source.name.removesuffix(".weight")
     bits, rest = divmod(32 * weight.shape[-1], width)
     group, odd = divmod(width, max(scales.shape[-1], 1))
     if weight.dtype != "U32" or rest or odd or not 2 <= bits <= 8:
         raise CheckpointError(
             f"{weight.file}: {module} is {list(weight.shape)} with scales {list(scales.shape)}, which is no "
-            f"quantization of a matrix {list(shape)}"
+            f"quantization of a matrix with rows of {width}"
         )
     if f"{module}.biases" in tensors:
         return Format(bits, group)
@@ -208,24 +241,21 @@ def _format(checkpoint: Checkpoint, module: str, shape: Shape) -> Format | None:
     return Format(bits, group, mode)
 
 
-def expected_tensors(checkpoint: Checkpoint) -> dict[str, Shape]:
-    """Name and shape of every tensor that the files must hold, in their own vocabulary."""
-    published = published_shapes(checkpoint.config)
-    if checkpoint.is_pytorch:
-        sources = pytorch_sources(checkpoint.config, checkpoint.tensors)
-        return {source.name: source.shape(published[name]) for name, source in sources.items()}
-    expected: dict[str, Shape] = {}
-    for name, shape in published.items():
-        module = name.removesuffix(".weight")
-        form = checkpoint.formats.get(module)
-        if form is None:
-            expected[name] = shape
-            continue
-        expected[name] = (shape[0], shape[1] * form.bits // 32)
-        groups = (shape[0], shape[1] // form.group_size)
-        expected[f"{module}.scales"] = groups
-        if form.mode == "affine":
-            expected[f"{module}.biases"] = groups
+def expected_tensors(checkpoint: Checkpoint) -> dict[str, tuple[Shape, Collection[str]]]:
+    """Shape and possible types of every tensor that the files must hold, by its name there."""
+    expected: dict[str, tuple[Shape, Collection[str]]] = {}
+    for name, published in published_shapes(checkpoint.config).items():
+        form = checkpoint.formats.get(name.removesuffix(".weight"))
+        for source in checkpoint.sources[name]:
+            shape = source.shape(published)
+            if form is None:
+                expected[source.name] = shape, _DENSE
+                continue
+            expected[source.name] = (shape[0], shape[1] * form.bits // 32), ("U32",)
+            groups = (shape[0], shape[1] // form.group_size)
+            expected[source.part_name("scales")] = groups, _DENSE if form.mode == "affine" else ("U8",)
+            if form.mode == "affine":
+                expected[source.part_name("biases")] = groups, _DENSE
     return expected
 
 
@@ -238,25 +268,15 @@ def _check(checkpoint: Checkpoint) -> None:
     extra = [name for name in tensors if name not in expected]
     if extra:
         raise CheckpointError(f"{where}: {_some(extra)} not part of this model; config.json and weights do not match")
-    for name, shape in expected.items():
+    for name, (shape, types) in expected.items():
         tensor = tensors[name]
         if tensor.shape != shape:
             raise CheckpointError(
                 f"{tensor.file}: {name} has shape {list(tensor.shape)}, and config.json asks for {list(shape)}"
             )
-        if not _type_fits(checkpoint, name, tensor):
+        if tensor.dtype not in types:
             raise CheckpointError(f"{tensor.file}: {name} is of type {tensor.dtype}, which cannot be right")
     _check_declared(checkpoint)
-
-
-def _type_fits(checkpoint: Checkpoint, name: str, tensor: Tensor) -> bool:
-    module, _, part = name.rpartition(".")
-    form = None if checkpoint.is_pytorch else checkpoint.formats.get(module)
-    if form is not None and part == "weight":
-        return tensor.dtype == "U32"
-    if form is not None and form.mode != "affine":
-        return tensor.dtype == "U8"
-    return tensor.dtype in _DENSE
 
 
 def _some(names: list[str]) -> str:

@@ -18,7 +18,7 @@ from ..memory import available_memory
 from ..model.lm import LM, Layout
 from . import sizes
 from .inspect import Checkpoint, Format, inspect
-from .names import Merge, Source, merges, pytorch_sources
+from .names import Merge, Source, merges
 
 _RESERVE = 300 * 2**20
 """What a step needs beside weights, keys and values."""
@@ -101,23 +101,22 @@ class _Reader:
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.folder} cannot be read: {error}") from None
         self._dtype = self._activation_type()
-        names = checkpoint.tensors
-        self._sources = pytorch_sources(checkpoint.config, names) if checkpoint.is_pytorch else {}
-        self._uses = Counter(source.name for source in self._sources.values())
+        self._uses = Counter(source.name for sources in checkpoint.sources.values() for source in sources)
+        self._taken: Counter[str] = Counter()
 
     def read(self, merge: Merge) -> list[tuple[str, mx.array]]:
         """The tensors of one module of our network: weight and, where quantized, scales and biases."""
         pairs = []
         for part in ("weight", "scales", "biases"):
-            names = [f"{module}.{part}" for module in merge.published]
-            if part != "weight" and names[0] not in self._arrays:
+            sources = [s for module in merge.published for s in self._checkpoint.sources[f"{module}.weight"]]
+            if part != "weight" and sources[0].part_name(part) not in self._arrays:
                 continue
-            rows = [self._published(name) for name in names]
+            rows = [self._take(source, part) for source in sources]
             if merge.zero_row:
                 rows.append(mx.zeros_like(rows[0][:1]))
             array = rows[0] if len(rows) == 1 else mx.concatenate(rows)
             del rows
-            self._evaluate(array, names[0])
+            self._evaluate(array, sources[0].part_name(part))
             pairs.append((f"{merge.name}.{part}", array))
         return pairs
 
@@ -127,11 +126,11 @@ class _Reader:
         except RuntimeError as error:
             raise CheckpointError(f"{self._checkpoint.folder}: {name} cannot be read: {error}") from None
 
-    def _published(self, name: str) -> mx.array:
-        source = self._sources.get(name, Source(name))
-        self._uses[source.name] -= 1
-        last = self._uses[source.name] <= 0
-        array = self._arrays.pop(source.name) if last else self._arrays[source.name]
+    def _take(self, source: Source, part: str) -> mx.array:
+        name = source.part_name(part)
+        self._taken[name] += 1
+        last = self._taken[name] == self._uses[source.name]
+        array = self._arrays.pop(name) if last else self._arrays[name]
         if source.squeeze:
             array = array[0, 0]
         if source.parts > 1:
@@ -142,8 +141,9 @@ class _Reader:
 
     def _activation_type(self) -> mx.Dtype:
         """The type that the network runs in: that of the text head, or of its scales."""
-        for name in ("text_linear.weight", "text_linear.scales"):
-            dtype = self._arrays[name].dtype
+        source = self._checkpoint.sources["text_linear.weight"][0]
+        for part in ("weight", "scales"):
+            dtype = self._arrays[source.part_name(part)].dtype
             if mx.issubdtype(dtype, mx.floating):
                 return dtype
         return mx.bfloat16

@@ -17,21 +17,27 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a published tensor is found in a PyTorch checkpoint."""
+    """Where a published tensor, or some rows of it, is found in a checkpoint with other names."""
 
     name: str
-    """The PyTorch tensor."""
+    """The tensor there."""
     part: int = 0
     parts: int = 1
     """It is the `part`-th of `parts` equal blocks of rows: depth steps are stacked."""
     squeeze: bool = False
     """A norm's [1, 1, dim] becomes [dim]."""
+    rows: int | None = None
+    """How many rows of the published tensor it is; all when None."""
 
     def shape(self, wanted: Shape) -> Shape:
-        """The PyTorch tensor's shape, given the published tensor's."""
+        """The tensor's shape there, given the published tensor's."""
         if self.squeeze:
             return (1, 1, *wanted)
-        return (wanted[0] * self.parts, *wanted[1:])
+        return ((self.rows or wanted[0]) * self.parts, *wanted[1:])
+
+    def part_name(self, part: str) -> str:
+        """What it is called, or what its `scales` and `biases` are."""
+        return self.name if part == "weight" else self.name.removesuffix("weight") + part
 
 
 def published_shapes(config: LMConfig) -> dict[str, Shape]:
