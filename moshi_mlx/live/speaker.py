@@ -1,26 +1,24 @@
 """The way to the speaker: what the decoder made goes in, what the callback plays comes out.
 
 `write` belongs to the decoder's thread, `render` to the audio callback; between them stands one ring. Here
-live the rules of lag: nothing plays more than a frame late, delay that no frame needed is taken back, and a
-speaker that starves fades to silence and back. Knows no device.
+live the rules of lag: nothing plays more than a frame late, delay that no frame needs is taken back (pace.py says
+how much), and a speaker that starves fades to silence and back. Knows no device.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 
 from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE
+from moshi_mlx.live.pace import Pace
 from moshi_mlx.live.resample import resampler
 from moshi_mlx.live.rings import SampleRing, Wake
 from moshi_mlx.live.splice import splice
 
 FADE_SECONDS = 0.005
-WINDOW = 25  # frames over which the least surplus is taken: two seconds
 RING_FRAMES = 16  # more than two wait only until the next callback discards them
 QUEUED_FRAMES = 12  # what waits where nothing can be late: a second, through which a slow writer is not heard
 SLACK_SECONDS = 0.002  # not worth a correction
@@ -55,9 +53,8 @@ class Speaker:
         self._resampler = resampler(SAMPLE_RATE, rate)
         self._taken = Wake()
         self._drifting = drifting
-        self._slack = round(SLACK_SECONDS * rate)
-        # The writer's: the surplus at each of the last writes, and the correction still to be made.
-        self._surpluses: deque[int] = deque(maxlen=WINDOW)
+        # The writer's: the correction still to be made, and what decides on the next.
+        self._pace = Pace(round(SLACK_SECONDS * rate), drifting)
         self._correction = 0
         # The callback's: how far the fades have come, and the sound that is fading out.
         self._ramp = np.linspace(0.0, 1.0, self._fade, dtype=np.float32)
@@ -95,19 +92,16 @@ class Speaker:
         return len(self._ring)
 
     def _keep_pace(self, samples: np.ndarray) -> np.ndarray:
-        """Take back delay that no frame of the last window needed, a part of it with each frame."""
-        self._surpluses.append(self._surplus())
+        """Take back delay that no frame needs, at most three quarters of a frame with each."""
+        surplus = self._surplus()
         if not self._correction:
-            self._correction = self._excess()
-        if not self._correction:
-            return samples
-        step = max(-self._frame // 4, min(self._correction, self._frame // 2))
+            self._correction = self._pace.excess(surplus, self.stats.underruns, self._block)
+        elif self._correction > 0:  # less, if a frame has been late meanwhile
+            self._correction = max(0, min(self._correction, surplus))
+        step = max(-self._frame // 4, min(self._correction, 3 * self._frame // 4))
         self._correction -= step
-        self._surpluses.clear()
-        if step > 0:
-            self.stats.cut_samples += step
-        else:
-            self.stats.inserted_samples -= step
+        self.stats.cut_samples += max(0, step)
+        self.stats.inserted_samples += max(0, -step)
         return splice(samples, step, self._fade)
 
     def _surplus(self) -> int:
@@ -121,21 +115,6 @@ class Speaker:
             return waiting
         since = round((time.perf_counter() - self._rendered_at) * self._rate)
         return (waiting // self._block + 1) * self._block - since
-
-    def _excess(self) -> int:
-        """Samples to take out, or if negative to put in, by the surpluses of a window.
-
-        What is taken out, no frame needed: their least counts. Put in is a block before drifting clocks let every
-        write just miss its callback: their median counts, as one late frame is no drift.
-        """
-        if len(self._surpluses) < WINDOW:
-            return 0
-        least = min(self._surpluses)
-        if not self._drifting:
-            return least if least > self._slack else 0
-        if median(self._surpluses) < 2 * self._slack:
-            return -self._block
-        return max(0, (least - 3 * self._slack) // max(self._block, 1)) * self._block
 
     def render(self, out: np.ndarray) -> None:
         """Fill `out` [block] with what comes next. The callback's: copies and fades, nothing more."""

@@ -121,6 +121,44 @@ def test_delay_that_one_frame_in_a_window_needs_is_kept() -> None:
     assert line.stats.underruns == 0
 
 
+def play(line: Speaker, stream: np.ndarray, late_ms: list[float]) -> tuple[np.ndarray, list[int]]:
+    """Write the frames of `stream`, each by its milliseconds late; returns the sound, and what waits after each."""
+    played, waiting, now = [], [], 0.0
+    for number, (frame, late) in enumerate(zip(stream, late_ms, strict=True)):
+        at = 80 * number + late
+        while now + 20 <= at:
+            played.append(render(line, 1))
+            now += 20
+        line.write(frame)
+        waiting.append(line.waiting - FRAME_SAMPLES)
+    return np.concatenate(played), waiting
+
+
+@pytest.mark.parametrize("stall_ms", [50, 110, 170])
+def test_after_a_stall_the_delay_is_gone_with_the_fifth_frame(stall_ms: float) -> None:
+    """The frames behind it come as fast as a stage of 20 ms can make them; what is usual is 25 ms late at times."""
+    late = [25.0 if number % 7 == 0 else 0.0 for number in range(120)]
+    for behind in range(5):
+        late[80 + behind] = max(late[80 + behind], stall_ms - 60 * behind)
+    line, stream = speaker(), tone(120 * FRAME_SAMPLES).reshape(120, FRAME_SAMPLES)
+    sound, waiting = play(line, stream, late)
+    over = next(number for number in range(81, 120) if late[number] <= 25)
+    assert max(waiting[40:80]) <= 2 * BLOCK
+    assert max(waiting[81 : over + 3]) > 2 * BLOCK or stall_ms < 60
+    assert max(waiting[over + 5 :]) <= 2 * BLOCK
+    assert line.stats.underruns <= 3  # the first that is usually late, the stall, and what came with it
+    steepest = float(np.abs(np.diff(stream.ravel())).max())
+    assert np.abs(np.diff(sound)).max() < 1.2 * steepest
+
+
+@pytest.mark.parametrize("late_ms", [30, 50, 70])
+def test_frames_that_are_often_late_are_given_time_and_not_cut_short_again_and_again(late_ms: float) -> None:
+    late = [0.0] * 60 + [late_ms if number % 10 == 0 else 0.0 for number in range(600)]
+    line = speaker()
+    play(line, tone(len(late) * FRAME_SAMPLES).reshape(-1, FRAME_SAMPLES), late)
+    assert line.stats.underruns <= 3
+
+
 @pytest.mark.parametrize("ppm", [-300, 300])
 def test_clocks_that_drift_apart_are_corrected_for_an_hour(ppm: int, monkeypatch: pytest.MonkeyPatch) -> None:
     line, now = speaker(drifting=True), 0.0
