@@ -1,12 +1,13 @@
 """The frame loop: the user's codes in, Moshi's text and audio tokens out, 12.5 times a second.
 
 A frame is one compiled graph with the rings as inputs and outputs, so that they are updated in place, and one
-wait on the device. All of it belongs to the thread that made the generator.
+wait on the device; or two of each, `begin` and `finish`, where the host chooses the text token in between. All of
+it belongs to the thread that made the generator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -14,38 +15,25 @@ import numpy as np
 
 from .config import ZERO_TOKEN
 from .errors import MoshiError
+from .frame import SAMPLE, Choice, Frame, FrameGraphs, FrameLogits
+from .guidance import Guidance
+from .model.conditions import Conditions
 from .model.kv_cache import KVCache, LayerCache
 from .model.lm import LM
 from .sampling import AUDIO_SAMPLING, TEXT_SAMPLING, Sampling
-from .streams import StreamGrid, check_codes
+from .streams import StreamGrid, check_codes, check_replacement, check_text
 
-SAMPLE = -1
-"""As a forced text token: none, sample it."""
-
-Compiled = Callable[..., tuple[list[mx.array], list[LayerCache]]]
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class FrameLogits:
-    """The scores behind a frame, float32; with a batch axis in front where the generator has one."""
+class _Begun:
+    """A frame between `begin` and `finish`."""
 
-    text: np.ndarray
-    """[text vocabulary]."""
-    audio: np.ndarray | None
-    """[dep_q, card], those of the column: acoustic codebooks belong to the frame before."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What one step gives. A generator with batch_size > 1 puts a batch axis in front of everything."""
-
-    text: int | np.ndarray
-    """The token sampled in this step, ahead of the audio beside it by the longest delay."""
-    audio: np.ndarray | None
-    """Codes [dep_q] int32 of the newest complete audio frame; None before, and for models without speech."""
-    logits: FrameLogits | None = None
-    extra: np.ndarray | None = None
-    """Probabilities of the extra heads [heads, extra_heads_dim], for models that have them."""
+    hidden: mx.array
+    control: mx.array
+    arrays: Arrays
+    logits: bool
 
 
 class Generator:
@@ -57,6 +45,17 @@ class Generator:
         audio_sampling: how the codes are drawn.
         seed: with the same seed, model and input, a conversation repeats exactly.
         batch_size: independent conversations in step.
+        conditions: what the model is told beside its tokens (`lm.conditions`), a row per conversation; with guidance
+            as many null rows after them.
+        guidance: how much the conditions count; 1 is no guidance.
+        text_bonus: added to the logits of single text tokens.
+        codebooks: write only the first so many of the generated ones; the model reads the zero token for the others.
+        cut: the host goes frame by frame through `begin` and `finish`, the very first one included, which reads
+            initial tokens only (the step 0 of Kyutai's `LMGen`). Otherwise that one is done at once and `step` is
+            what is made ready; `begin` and `finish` can be used all the same.
+
+    Raises:
+        MoshiError: an argument is out of its range, or the model lacks conditions or has too many.
     """
 
     def __init__(
@@ -66,23 +65,32 @@ class Generator:
         audio_sampling: Sampling = AUDIO_SAMPLING,
         seed: int = 0,
         batch_size: int = 1,
+        *,
+        conditions: Conditions | None = None,
+        guidance: float | Guidance = 1.0,
+        text_bonus: Mapping[int, float] | None = None,
+        codebooks: int | None = None,
+        cut: bool = False,
     ):
-        if not 0 <= seed < 2**32:
-            raise MoshiError(f"the seed must lie between 0 and {2**32 - 1}, not {seed}")
-        if batch_size < 1:
-            raise MoshiError(f"the batch size must be at least 1, not {batch_size}")
         self.lm, self.config = lm, lm.config
         self.text_sampling, self.audio_sampling = text_sampling, audio_sampling
         self.seed, self.batch_size = seed, batch_size
-        self._cache = KVCache(self.config.transformer, batch_size, lm.dtype)
-        self._compiled: dict[tuple[bool, bool], Compiled] = {}
+        self.guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+        self.codebooks = self.config.dep_q if codebooks is None else codebooks
+        self._cut, self._bonus = cut, dict(text_bonus or {})
+        self._check()
+        choice = Choice(text_sampling, audio_sampling, self.guidance, self._bonus, self.codebooks)
+        self._graphs = FrameGraphs(lm, choice, batch_size)
+        self._rows = self.guidance.rows(batch_size)
+        self._cache = KVCache(self.config.transformer, self._rows, lm.dtype)
+        self._tell(conditions)
         self._compile_ahead()
         self.reset()
 
     @property
     def position(self) -> int:
         """Frames taken since the beginning."""
-        return self._step - 1
+        return self._step - (not self._cut)
 
     @property
     def cache_bytes(self) -> int:
@@ -98,13 +106,17 @@ class Generator:
     def rings(self, rings: list[LayerCache]) -> None:
         self._cache.layers = rings
 
-    def reset(self) -> None:
-        """Begin a new conversation with the same seed."""
+    def reset(self, conditions: Conditions | None = None) -> None:
+        """Begin a new conversation with the same seed, and the same conditions unless others are given."""
+        if conditions is not None:
+            self._tell(conditions)
         self._cache.clear()
-        self._grid = StreamGrid(self.config, self.batch_size)
+        self._grid = StreamGrid(self.config, self.batch_size, self.codebooks)
         self._step = 0
-        # The reference's first step reads initial tokens only. Done before the audio starts, it costs no frame.
-        self._advance(np.zeros(self._user_shape, np.int32), np.full(self.batch_size, SAMPLE, np.int32), False)
+        self._begun: _Begun | None = None
+        if not self._cut:
+            # The reference's first step reads initial tokens only. Done before the audio starts, it costs no frame.
+            self._advance(np.zeros(self._user_shape, np.int32), np.full(self.batch_size, SAMPLE, np.int32), False)
 
     def skip_to(self, position: int) -> None:
         """Go on as after `position` frames of nothing, all of them in the window: a long conversation, to be timed.
@@ -118,100 +130,141 @@ class Generator:
         if position < 0:
             raise MoshiError(f"a conversation cannot go on from frame {position}")
         self._cache.fill(position)
-        self._grid = StreamGrid(self.config, self.batch_size)
-        self._step = position + 1
+        self._grid = StreamGrid(self.config, self.batch_size, self.codebooks)
+        self._step = position + (not self._cut)
 
-    def step(self, user_codes: object, text: object = SAMPLE, logits: bool = False) -> Frame:
+    def step(self, user_codes: object = None, text: object = SAMPLE, logits: bool = False) -> Frame:
         """Take the user's frame, give Moshi's.
 
         Args:
-            user_codes: whole numbers [user codebooks] or [B, user codebooks], 0 to card - 1.
+            user_codes: whole numbers [user codebooks] or [B, user codebooks], 0 to card - 1; None without users.
             text: force this text token ([B] or one for all); -1 samples it.
             logits: also return the scores.
 
         Raises:
-            MoshiError: codes or text of the wrong shape, type or range.
+            MoshiError: codes or text of the wrong shape, type or range, or a frame is begun and not finished.
         """
         user = check_codes(user_codes, self._user_shape, self.config.card)
-        return self._advance(user, self._forced(text), logits)
+        return self._advance(user, check_text(text, self.batch_size, self.config.text_tokens), logits)
+
+    def begin(self, user_codes: object = None, logits: bool = False) -> int | np.ndarray:
+        """The first half of a frame: take the user's, sample the text token; the host says which is to be.
+
+        Args:
+            user_codes: as for `step`.
+            logits: the frame's scores are wanted.
+
+        Returns:
+            the sampled token, [B] for a batch.
+
+        Raises:
+            MoshiError: codes of the wrong shape, type or range, or a frame is begun and not finished.
+        """
+        user = check_codes(user_codes, self._user_shape, self.config.card)
+        column, control, full = self._enter(user)
+        outputs, self._cache.layers = self._graphs.hear(full, logits)(column, control, self._cache.layers, self._told)
+        mx.eval(outputs)  # the first wait
+        hidden = outputs.pop("hidden")
+        self._begun = _Begun(hidden, control, {name: np.array(x) for name, x in outputs.items()}, logits)
+        text = self._begun.arrays["text"]
+        return int(text[0]) if self.batch_size == 1 else text
+
+    def finish(self, text: object, audio: object = None) -> Frame:
+        """The second half of a frame, with the host's text token.
+
+        Args:
+            text: the token ([B] or one for all), of both streams where the model has two; -1 is the zero token.
+            audio: codes [codebooks] or [B, codebooks] that replace the depth transformer's own in what is read next
+                and returned, -1 being the zero token; -2 keeps its own. The steps of this frame do not see them.
+                Where none is kept, the depth transformer does not run.
+
+        Raises:
+            MoshiError: no frame is begun, or the tokens are of the wrong shape, type or range.
+        """
+        if self._begun is None:
+            raise MoshiError("finish needs a frame that is begun: call begin first")
+        tokens = check_text(text, self.batch_size, self.config.text_tokens)
+        replaced = check_replacement(audio, (self.batch_size, self.codebooks), self.config.card)
+        begun, self._begun = self._begun, None
+        arrays = {name: x for name, x in begun.arrays.items() if name != "text"}
+        codes = replaced
+        if (replaced < ZERO_TOKEN).any():
+            outputs = self._graphs.speak(begun.logits)(begun.hidden, mx.array(tokens), begun.control)
+            mx.eval(outputs)  # the second wait
+            arrays |= {name: np.array(x) for name, x in outputs.items()}
+            codes = np.where(replaced < ZERO_TOKEN, arrays["tokens"], replaced)
+        return self._leave(np.concatenate([tokens[:, None], codes], axis=1), arrays, begun.logits)
 
     @property
     def _user_shape(self) -> tuple[int, int]:
         return self.batch_size, self.config.user_codebooks
 
-    def _forced(self, text: object) -> np.ndarray:
-        tokens = np.asarray(text)
-        if tokens.dtype.kind not in "iu" or tokens.shape not in ((), (self.batch_size,)):
-            raise MoshiError(f"forced text must be one token, or one for each of {self.batch_size}")
-        if tokens.min() < SAMPLE or tokens.max() >= self.config.text_card:
-            raise MoshiError(f"forced text must lie between -1 (sample) and {self.config.text_card - 1}, not {text}")
-        return np.broadcast_to(tokens, self.batch_size).astype(np.int32)
-
     def _advance(self, user: np.ndarray, forced: np.ndarray, logits: bool) -> Frame:
-        step = self._step
-        column = self._grid.begin(step, user)
-        self._cache.make_room(step)
-        compiled = self._function(step >= self.config.transformer.context, logits)
-        control = mx.array(np.array([step, self.seed], np.uint32))
+        column, control, full = self._enter(user)
+        compiled = self._graphs.whole(full, logits)
         # The compiled step takes the rings over: no reference may stay here, or they would be copied.
-        outputs, self._cache.layers = compiled(mx.array(column), mx.array(forced), control, self._cache.layers)
+        outputs, self._cache.layers = compiled(column, mx.array(forced), control, self._cache.layers, self._told)
         mx.eval(outputs)  # the one wait of a frame
+        arrays = {name: np.array(x) for name, x in outputs.items()}
+        return self._leave(arrays["tokens"], arrays, logits)
+
+    def _enter(self, user: np.ndarray) -> tuple[mx.array, mx.array, bool]:
+        """The column to read, [step, seed], and whether the rings have wrapped; makes room for the step."""
+        if self._begun is not None:
+            raise MoshiError("a frame is begun and not finished: call finish first")
+        step = self._step
+        column = self.guidance.column(self._grid.begin(step, user), step, np.array(self.config.delays))
+        self._cache.make_room(step)
+        control = mx.array(np.array([step, self.seed], np.uint32))
+        return mx.array(column), control, step >= self.config.transformer.context
+
+    def _leave(self, tokens: np.ndarray, arrays: Arrays, logits: bool) -> Frame:
+        """Put the tokens [B, 1 + codebooks] where they are read next; the frame that is complete now."""
+        audio = self._grid.finish(self._step, tokens)
         self._step += 1
-        tokens, *others = (np.array(output) for output in outputs)
-        return self._frame(tokens, self._grid.finish(step, tokens), others, logits)
-
-    def _frame(self, tokens: np.ndarray, audio: np.ndarray | None, others: list[np.ndarray], logits: bool) -> Frame:
+        text, scores, extra = tokens[:, 0], None, arrays.get("extra")
         if self.batch_size == 1:
-            tokens, others = tokens[0], [x[0] for x in others]
-            audio = None if audio is None else audio[0]
-        extra = others.pop() if self.config.extra_heads else None
-        scores = FrameLogits(others[0], others[1] if self.config.dep_q else None) if logits else None
-        text = tokens[..., 0]
-        return Frame(int(text) if self.batch_size == 1 else text, audio, scores, extra)
-
-    def _function(self, full: bool, logits: bool) -> Compiled:
-        if (full, logits) not in self._compiled:
-            self._compiled[full, logits] = mx.compile(self._traced(full, logits))
-        return self._compiled[full, logits]
-
-    def _traced(self, full: bool, logits: bool) -> Compiled:
-        """The frame as a pure function of (column, forced text, [step, seed], rings)."""
-
-        def frame(
-            column: mx.array, forced: mx.array, control: mx.array, cache: list[LayerCache]
-        ) -> tuple[list[mx.array], list[LayerCache]]:
-            config, batch = self.config, self.batch_size
-            text_key, audio_key = mx.random.split(control)
-            text_noise = self.text_sampling.noise((batch, config.text_card_out), text_key)
-            audio_noise = self.audio_sampling.noise((config.dep_q, batch, config.card), audio_key)
-
-            def choose_text(scores: mx.array) -> mx.array:
-                drawn = self.text_sampling.draw(scores, text_noise)
-                return mx.where(forced == SAMPLE, drawn, forced.astype(mx.uint32))
-
-            def choose_audio(step: int, scores: mx.array) -> mx.array:
-                return self.audio_sampling.draw(scores, None if audio_noise is None else audio_noise[step])
-
-            position = control[0].astype(mx.int32)
-            step = self.lm.step(column, position, cache, full, choose_text, choose_audio)
-            tokens = step.text[:, None]
-            if step.audio is not None:
-                tokens = mx.concatenate([tokens, step.audio], axis=1)
-            outputs = [tokens.astype(mx.int32)]
-            if logits:
-                scores = (step.text_logits, step.audio_logits)
-                outputs += [x.astype(mx.float32) for x in scores if x is not None]
-            if step.extra:
-                outputs.append(mx.stack(step.extra, axis=1).astype(mx.float32))
-            return outputs, step.cache
-
-        return frame
+            text, arrays = int(text[0]), {name: x[0] for name, x in arrays.items()}
+            audio, extra = (None if x is None else x[0] for x in (audio, extra))
+        if logits:
+            scores = FrameLogits(arrays["text_logits"], arrays.get("audio_logits"))
+        return Frame(text, audio, scores, extra)
 
     def _compile_ahead(self) -> None:
         """Trace the frame for every size of the ring, so that none of it happens in a conversation."""
-        column = mx.full((self.batch_size, self.config.num_streams), ZERO_TOKEN, mx.int32)
+        column = mx.full((self._rows, self.config.num_streams), ZERO_TOKEN, mx.int32)
         forced = mx.full((self.batch_size,), SAMPLE, mx.int32)
         control = mx.array([0, self.seed], mx.uint32)
         sizes = self._cache.sizes_ahead()
         for capacity, full in [*((size, False) for size in sizes), (sizes[-1], True)]:
-            self._function(full, False)(column, forced, control, self._cache.blank(capacity))
+            rings = self._cache.blank(capacity)
+            if self._cut:
+                outputs, _ = self._graphs.hear(full, False)(column, control, rings, self._told)
+                if self.config.depth is not None:
+                    self._graphs.speak(False)(outputs["hidden"], forced, control)
+            else:
+                self._graphs.whole(full, False)(column, forced, control, rings, self._told)
+
+    def _tell(self, conditions: Conditions | None) -> None:
+        rows = None if conditions is None else conditions.rows
+        if self.config.fuser and rows is None:
+            names = ", ".join(self.config.conditioners)
+            raise MoshiError(f"this model is told {names} beside its tokens, and conditions are missing: lm.conditions")
+        if rows not in (None, self._rows):
+            raise MoshiError(f"there are conditions for {rows} rows, and this generator has {self._rows}")
+        self._told = self.lm.told(conditions)
+
+    def _check(self) -> None:
+        config, masked = self.config, self.guidance.masked_until
+        if not 0 <= self.seed < 2**32:
+            raise MoshiError(f"the seed must lie between 0 and {2**32 - 1}, not {self.seed}")
+        if self.batch_size < 1:
+            raise MoshiError(f"the batch size must be at least 1, not {self.batch_size}")
+        if not min(1, config.dep_q) <= self.codebooks <= config.dep_q:
+            raise MoshiError(f"this model writes 1 to {config.dep_q} codebooks, not {self.codebooks}")
+        if any(not 0 <= token < config.text_card_out for token in self._bonus):
+            raise MoshiError(f"a bonus is for text tokens between 0 and {config.text_card_out - 1}")
+        if self.guidance and not config.fuser and not self.guidance.changes_input:
+            raise MoshiError("guidance needs a model with conditions; this one has none")
+        if masked is not None and len(masked) != self.batch_size:
+            raise MoshiError(f"masked_until has {len(masked)} entries, and there are {self.batch_size} conversations")

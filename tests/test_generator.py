@@ -29,9 +29,10 @@ def tokens(frames: list[Frame]) -> list[list[int]]:
     return [[int(f.text), *([] if f.audio is None else f.audio.tolist())] for f in frames]
 
 
-def test_one_wait_on_the_device_per_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_wait_on_the_device_per_frame_and_two_where_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every way in which Python can wait for MLX, counted over ten frames."""
-    generator = Generator(small_lm())
+    generator, codes = Generator(small_lm()), user_codes(10)
+    generator.finish(generator.begin(codes[0]))  # the halves are traced when they are first used
     waits: list[str] = []
     real_eval = mx.eval
 
@@ -47,24 +48,38 @@ def test_one_wait_on_the_device_per_frame(monkeypatch: pytest.MonkeyPatch) -> No
                 waits.append("read")
             return np.array(self.array)
 
-    def counted_eval(*args: Any) -> None:
+    def counted_eval(outputs: dict[str, Output]) -> None:
         waits.append("eval")
-        for outputs in args:
-            for output in outputs:
-                output.ready = True
-                real_eval(output.array)
+        for output in outputs.values():
+            output.ready = True
+            real_eval(output.array)
 
-    compiled = generator._function(False, False)
-    monkeypatch.setattr(generator, "_function", lambda full, logits: lambda *args: _wrap(compiled(*args), Output))
+    for half in ("whole", "hear", "speak"):
+        graph = getattr(generator._graphs, half)
+        monkeypatch.setattr(generator._graphs, half, _watched(graph, Output))
     for name in ("synchronize", "async_eval"):
         monkeypatch.setattr(mx, name, lambda *args, name=name: waits.append(name))
     monkeypatch.setattr(moshi_mlx.generator.mx, "eval", counted_eval)
-    run(generator, user_codes(10))
+    run(generator, codes)
     assert waits == ["eval"] * 10
+    for column in codes:
+        generator.finish(generator.begin(column))
+    assert waits == ["eval"] * 30
 
 
-def _wrap(result: tuple[list[mx.array], Any], output: type) -> tuple[list[Any], Any]:
-    return [output(x) for x in result[0]], result[1]
+def _watched(graph: Any, output: type) -> Any:
+    """A graph of FrameGraphs whose outputs tell when they are read; arrays among its arguments are as they were."""
+
+    def compiled(*key: bool) -> Any:
+        def call(*args: Any) -> Any:
+            result = graph(*key)(*(x.array if isinstance(x, output) else x for x in args))
+            outputs, *rings = result if isinstance(result, tuple) else (result,)
+            wrapped = {name: output(x) for name, x in outputs.items()}
+            return (wrapped, *rings) if rings else wrapped
+
+        return call
+
+    return compiled
 
 
 def test_one_compiled_graph_per_size_of_the_ring_and_none_traced_in_a_conversation(
@@ -72,14 +87,14 @@ def test_one_compiled_graph_per_size_of_the_ring_and_none_traced_in_a_conversati
 ) -> None:
     lm = small_lm(context=160)
     traced = 0
-    step = type(lm).step
+    hear = type(lm).hear
 
     def counting(*args: Any, **kwargs: Any) -> Any:
         nonlocal traced
         traced += 1
-        return step(*args, **kwargs)
+        return hear(*args, **kwargs)
 
-    monkeypatch.setattr(type(lm), "step", counting)
+    monkeypatch.setattr(type(lm), "hear", counting)
     generator = Generator(lm)
     ahead = traced
     assert ahead == len(capacities(160)) + 1

@@ -13,7 +13,7 @@ import mlx.nn as nn
 
 from ..config import LMConfig, TransformerConfig
 from .kernels import attention
-from .layers import Attend, Block, Embedding, Linear, StackedLinear
+from .layers import LAYER_NORM_EPS, Attend, Block, Embedding, Linear, StackedLinear, TwoStreamEmbedding
 
 Choose = Callable[[int, mx.array], mx.array]
 """(step, logits [N, card]) -> tokens [N]: samples them, or takes them from a teacher."""
@@ -37,31 +37,37 @@ class DepthTransformer(nn.Module):
             raise ValueError("this configuration has no depth transformer")
         dim, steps = depth.transformer.dim, depth.steps
         self.linear_in = StackedLinear(config.transformer.dim, dim, input_groups)
-        vocabularies = [config.text_card + 1] + [config.card + 1] * (steps - 1)
-        self.embs = [Embedding(tokens, dim, depth.low_rank) for tokens in vocabularies]
+        text = TwoStreamEmbedding if config.demux_second_stream else Embedding
+        self.embs: list[Embedding | TwoStreamEmbedding] = [text(config.text_card + 1, dim, depth.low_rank)]
+        self.embs += [Embedding(config.card + 1, dim, depth.low_rank) for _ in range(steps - 1)]
         self.weights = [DepthWeights(depth.transformer) for _ in range(depth.num_weights)]
+        if depth.output_norm:
+            self.norms = [nn.LayerNorm(dim, LAYER_NORM_EPS) for _ in range(steps)]
         self.linear_outs = [Linear(dim, config.card) for _ in range(steps)]
         self._config = depth
 
-    def __call__(self, context: mx.array, text: mx.array, choose: Choose) -> tuple[mx.array, mx.array]:
+    def __call__(
+        self, context: mx.array, text: mx.array, choose: Choose, steps: int | None = None
+    ) -> tuple[mx.array, mx.array]:
         """Run the steps of N frames at once.
 
         Args:
             context: the temporal transformer's normed output, [N, temporal dim].
             text: the frames' text tokens, [N].
             choose: decides each codebook's token from its logits.
+            steps: how many codebooks to write, `dep_q` unless told otherwise.
 
         Returns:
-            tokens [N, dep_q] and logits [N, dep_q, card].
+            tokens [N, steps] and logits [N, steps, card].
         """
         inputs = self.linear_in(context)
         frame = FrameCache(self._config.transformer, context.shape[0], context.dtype)
         token, tokens, logits = text, [], []
-        for step, index in enumerate(self._config.schedule):
+        for step, index in enumerate(self._config.schedule[:steps]):
             x = inputs[0 if self._config.shared_input else index] + self.embs[step](token)
             for i, block in enumerate(self.weights[index].layers):
                 x = block(x, frame.attend(i, step))
-            scores = self.linear_outs[step](x)
+            scores = self.linear_outs[step](self.norms[step](x) if self._config.output_norm else x)
             token = choose(step, scores)
             tokens.append(token)
             logits.append(scores)

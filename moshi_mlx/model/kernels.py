@@ -19,13 +19,14 @@ def on_gpu() -> bool:
 class Rotation:
     """Rotary positions (RoFormer, arXiv 2104.09864) of `time` steps from `offset` on, for all layers of a frame.
 
-    Interleaved pairs turn by position · base^(-2i / D), which is a product of complex numbers.
+    Pairs turn by position · base^(-2i / D), which is a product of complex numbers where they are interleaved.
     """
 
     def __init__(self, config: TransformerConfig, offset: mx.array | int, time: int = 1):
         self._base, self._offset, self._dim = config.rope_base, offset, config.head_dim
+        self._interleaved = config.rope_interleaved
         self._turns: mx.array | None = None
-        if self._base is not None and not on_gpu():
+        if self._base is not None and self._interleaved and not on_gpu():
             rates = mx.exp(mx.arange(0, self._dim, 2) * (-mx.log(mx.array(self._base)) / self._dim))
             angles = (mx.arange(time) + offset)[:, None] * rates
             self._turns = mx.cos(angles) + 1j * mx.sin(angles)  # [T, D / 2]
@@ -35,7 +36,8 @@ class Rotation:
         if self._base is None:
             return heads
         if self._turns is None:
-            return mx.fast.rope(heads, self._dim, traditional=True, base=self._base, scale=1.0, offset=self._offset)
+            pairs = self._interleaved
+            return mx.fast.rope(heads, self._dim, traditional=pairs, base=self._base, scale=1.0, offset=self._offset)
         pairs = heads.astype(mx.float32).view(mx.complex64)
         return (pairs * self._turns).view(mx.float32).astype(heads.dtype)
 

@@ -12,10 +12,14 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import TransformerConfig
-from .kernels import on_gpu
+from .kernels import attention, on_gpu
 
 Attend = Callable[[mx.array], mx.array]
 """Projected heads, queries then keys then values, [N, (H + 2 Hkv) · D] -> attended [N, H · D]."""
+LAYER_NORM_EPS = 1e-5
+"""Of Kyutai's layer norms, which stand where RMS norms do not."""
+Memory = tuple[mx.array, mx.array]
+"""Keys and values of the conditions, which one layer's cross-attention reads, each [B, H, T, D]."""
 
 
 class Linear(nn.Linear):
@@ -80,6 +84,28 @@ class Embedding(nn.Module):
         return self.low_rank(x) if "low_rank" in self else x
 
 
+class TwoStreamEmbedding(nn.Module):
+    """Two text streams in one token, (second + 1) · tokens + first: one table, a projection for each.
+
+    Either may be missing: without a second, or for the zero token (-1), the table's last row is read, which is zero.
+    """
+
+    def __init__(self, tokens: int, dim: int, low_rank: int | None = None):
+        super().__init__()
+        self.table = nn.Embedding(tokens + 1, low_rank or dim)
+        self.out1 = Linear(low_rank or dim, dim)
+        self.out2 = Linear(low_rank or dim, dim)
+        self._tokens = tokens
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        """Tokens [N] -> vectors [N, dim]."""
+        tokens = tokens.astype(mx.int32)
+        absent = tokens < 0
+        first = mx.where(absent, self._tokens, tokens % self._tokens)
+        second = mx.where(absent, 0, tokens // self._tokens) - 1
+        return self.out1(self.table(first)) + self.out2(self.table(mx.where(second < 0, self._tokens, second)))
+
+
 class Attention(nn.Module):
     """Multi-head attention with stacked projections (queries, keys, values) and no biases."""
 
@@ -92,6 +118,33 @@ class Attention(nn.Module):
     def __call__(self, x: mx.array, attend: Attend) -> mx.array:
         """[N, dim] -> [N, dim]."""
         return self.out_proj(attend(self.in_proj(x)))
+
+
+class CrossAttention(nn.Module):
+    """Attention to the conditions, which have no positions and hide nothing.
+
+    Their keys and values never change in a conversation: `remember` works them out once, and frames read them.
+    """
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.q_proj = Linear(config.dim, config.dim)
+        self.kv_proj = Linear(config.dim, 2 * config.dim)
+        self.out_proj = Linear(config.dim, config.dim)
+        self._heads = config.num_heads
+
+    def remember(self, conditions: mx.array) -> Memory:
+        """Conditions [B, T, dim] -> their keys and values."""
+        batch, time, _ = conditions.shape
+        heads = self.kv_proj(conditions).reshape(batch, time, 2 * self._heads, -1).swapaxes(1, 2)
+        keys, values = mx.split(heads, 2, axis=1)
+        return mx.contiguous(keys), mx.contiguous(values)
+
+    def __call__(self, x: mx.array, memory: Memory) -> mx.array:
+        """[B · T, dim] -> [B · T, dim]: every position sees all that its conversation remembers."""
+        keys, values = memory
+        q = self.q_proj(x).reshape(keys.shape[0], -1, self._heads, keys.shape[-1]).swapaxes(1, 2)
+        return self.out_proj(attention(q, keys, values).swapaxes(1, 2).reshape(x.shape))
 
 
 class GatedMLP(nn.Module):
@@ -109,7 +162,7 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: attention, then gated MLP."""
+    """Pre-norm residual block: attention, cross-attention to the conditions where there is one, gated MLP."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -117,8 +170,13 @@ class Block(nn.Module):
         self.self_attn = Attention(config)
         self.norm2 = nn.RMSNorm(config.dim, config.norm_eps)
         self.gating = GatedMLP(config)
+        if config.cross_attention:
+            self.norm_cross = nn.LayerNorm(config.dim, LAYER_NORM_EPS)
+            self.cross_attention = CrossAttention(config)
 
-    def __call__(self, x: mx.array, attend: Attend) -> mx.array:
+    def __call__(self, x: mx.array, attend: Attend, memory: Memory | None = None) -> mx.array:
         """[N, dim] -> [N, dim]."""
         x = x + self.self_attn(self.norm1(x), attend)
+        if memory is not None:
+            x = x + self.cross_attention(self.norm_cross(x), memory)
         return x + self.gating(self.norm2(x))

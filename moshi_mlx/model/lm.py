@@ -1,22 +1,23 @@
 """The language model: embeddings of all streams, Helium, the text head, the depth transformer.
 
-`LM.step` is what the generator compiles, frame by frame; calling the model teacher-forces whole
-sequences. Both run the same blocks.
+`LM.hear` and the depth transformer are the two halves of a frame, which the generator compiles; calling the
+model teacher-forces whole sequences. Both run the same blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import ZERO_TOKEN, LMConfig, check_runnable
+from ..config import ZERO_TOKEN, LMConfig
 from ..streams import delay_codes, undelay_logits
-from .depth import Choose, DepthTransformer
+from .conditions import Attribute, Conditioner, Conditions, fuse
+from .depth import DepthTransformer
 from .kv_cache import LayerCache
-from .layers import Linear
+from .layers import Linear, Memory, TwoStreamEmbedding
 from .temporal import TemporalTransformer
 
 
@@ -31,7 +32,8 @@ class Layout:
     def of(config: LMConfig) -> Layout:
         """Everything in one."""
         inputs = 0 if config.depth is None else 1 if config.depth.shared_input else config.depth.num_weights
-        return Layout([config.num_streams], [inputs] if inputs else [])
+        tables = config.num_streams - config.demux_second_stream
+        return Layout([tables] if tables else [], [inputs] if inputs else [])
 
 
 @dataclass(frozen=True)
@@ -44,32 +46,36 @@ class Logits:
     """[B, dep_q, T, card] (teacher-forced); None without a depth transformer."""
 
 
-@dataclass
-class Step:
-    """What one frame's step computes, all of it still on the device."""
+@dataclass(frozen=True)
+class Heard:
+    """What the temporal half of a frame computes, all of it still on the device."""
 
-    text: mx.array
-    """[B]: the text token."""
-    audio: mx.array | None
-    """[B, dep_q]: the column's audio tokens."""
+    hidden: mx.array
+    """[B, dim], normed: what the depth transformer reads."""
     text_logits: mx.array
-    audio_logits: mx.array | None
-    extra: list[mx.array]
-    """Each extra head's probabilities, [B, extra_heads_dim]."""
+    """[B, text vocabulary]."""
     cache: list[LayerCache]
+
+
+Told = tuple[mx.array | None, list[Memory] | None]
+"""The conditions as frames read them: what is added, [B, dim], and each layer's keys and values."""
 
 
 class StreamEmbedding(nn.Module):
     """The tables of all streams, text first, as few tables as possible: one gather and one sum a frame.
 
-    Each table ends in a zero row, which the zero token (-1) reads.
+    Each table ends in a zero row, which the zero token (-1) reads. Text that carries a second stream stands apart.
     """
 
-    def __init__(self, sizes: Sequence[int], dim: int, groups: Sequence[int]):
+    def __init__(self, config: LMConfig, groups: Sequence[int]):
         super().__init__()
+        dim, sizes = config.transformer.dim, [config.text_rows] + [config.card + 1] * config.n_q
+        first = 0
+        if config.demux_second_stream:
+            self.text = TwoStreamEmbedding(config.text_rows, dim)
+            first = 1
         self._slices: list[tuple[slice, mx.array, int]] = []
         self.parts: list[nn.Embedding] = []
-        first = 0
         for count in groups:
             rows = sizes[first : first + count]
             starts = [sum(rows[:i]) for i in range(count)]
@@ -79,7 +85,7 @@ class StreamEmbedding(nn.Module):
 
     def __call__(self, tokens: mx.array) -> mx.array:
         """Tokens [N, streams] -> the sum of their vectors [N, dim]."""
-        total = None
+        total = self.text(tokens[:, 0]) if "text" in self else None
         for part, (streams, starts, zero_row) in zip(self.parts, self._slices, strict=True):
             chosen = tokens[:, streams]
             rows = mx.where(chosen == ZERO_TOKEN, zero_row, chosen + starts)
@@ -90,21 +96,20 @@ class StreamEmbedding(nn.Module):
 
 
 class LM(nn.Module):
-    """Moshi's language model, and those of its kin that have the same streams."""
+    """The language model of Moshi and all its kin."""
 
     def __init__(self, config: LMConfig, layout: Layout | None = None):
         super().__init__()
-        check_runnable(config)
         layout = layout or Layout.of(config)
         dim = config.transformer.dim
-        sizes = [config.text_rows] + [config.card + 1] * config.n_q
-        self.embed = StreamEmbedding(sizes, dim, layout.stream_groups)
+        self.embed = StreamEmbedding(config, layout.stream_groups)
         self.transformer = TemporalTransformer(config.transformer)
         self.out_norm = nn.RMSNorm(dim, config.transformer.norm_eps)
         self.text_linear = Linear(dim, config.text_card_out)
         if config.depth is not None:
             self.depformer = DepthTransformer(config, layout.input_groups)
         self.extra_heads = [Linear(dim, config.extra_heads_dim) for _ in range(config.extra_heads)]
+        self.conditioners = {name: Conditioner(each, dim) for name, each in config.conditioners.items()}
         self._config = config
 
     @property
@@ -117,40 +122,54 @@ class LM(nn.Module):
         """Type of the activations, and of the keys and values."""
         return self.out_norm.weight.dtype
 
-    def step(
-        self,
-        tokens: mx.array,
-        position: mx.array,
-        cache: list[LayerCache],
-        full: bool,
-        choose_text: Callable[[mx.array], mx.array],
-        choose_audio: Choose,
-    ) -> Step:
-        """One frame: read a column of tokens, write the next.
+    def conditions(self, attributes: Sequence[Mapping[str, Attribute]]) -> Conditions:
+        """What the model is told beside its tokens, from words and embeddings, once per conversation.
+
+        Args:
+            attributes: for each row of the batch, each conditioner's word, embedding, or None for nothing.
+
+        Raises:
+            MoshiError: a condition is unknown, missing, or of the wrong kind.
+        """
+        return fuse(self._config, self.conditioners, attributes)
+
+    def told(self, conditions: Conditions | None) -> Told:
+        """The conditions as frames read them: worked out here, once, and not in the frame."""
+        if conditions is None:
+            return None, None
+        summed, cross = (None if x is None else x.astype(self.dtype) for x in (conditions.sum, conditions.cross))
+        told = summed, self.transformer.remember(cross)
+        mx.eval([x for x in told if x is not None])
+        return told
+
+    def hear(
+        self, tokens: mx.array, position: mx.array, cache: list[LayerCache], full: bool, told: Told = (None, None)
+    ) -> Heard:
+        """The temporal half of a frame: read a column of tokens, score the next text token.
 
         Args:
             tokens: the column, [B, streams] int32.
             position: scalar int32.
             cache: Helium's rings, given up.
             full: whether the rings have wrapped.
-            choose_text: text logits [B, V] -> token [B].
-            choose_audio: see depth.Choose.
+            told: the conditions, as `told` gives them.
         """
-        x, cache = self.transformer.step(self.embed(tokens), position, cache, full)
+        summed, memory = told
+        x = self.embed(tokens)
+        x, cache = self.transformer.step(x if summed is None else x + summed, position, cache, full, memory)
         x = self.out_norm(x)
-        text_logits = self.text_linear(x)
-        text = choose_text(text_logits)
-        audio = audio_logits = None
-        if self._config.depth is not None:
-            audio, audio_logits = self.depformer(x, text, choose_audio)
-        extra = [mx.softmax(head(x), axis=-1, precise=True) for head in self.extra_heads]
-        return Step(text, audio, text_logits, audio_logits, extra, cache)
+        return Heard(x, self.text_linear(x), cache)
 
-    def __call__(self, codes: mx.array) -> Logits:
+    def extra(self, hidden: mx.array) -> list[mx.array]:
+        """Each extra head's probabilities, [B, extra_heads_dim]."""
+        return [mx.softmax(head(hidden), axis=-1, precise=True) for head in self.extra_heads]
+
+    def __call__(self, codes: mx.array, conditions: Conditions | None = None) -> Logits:
         """Teacher-forced logits of whole sequences.
 
         Args:
             codes: undelayed tokens [B, streams, T] in the order text, generated, user; -1 is the zero token.
+            conditions: for a model that takes some.
 
         Returns:
             Logits of which position t predicts `codes[..., t]`.
@@ -159,7 +178,9 @@ class LM(nn.Module):
         batch, _, time = codes.shape
         columns = delay_codes(config, codes).swapaxes(1, 2)  # [B, T + 1, streams]
         read, written = (c.reshape(batch * time, -1) for c in (columns[:, :-1], columns[:, 1:]))
-        x = self.out_norm(self.transformer(self.embed(read), time))
+        summed, memory = self.told(conditions)
+        x = self.embed(read) if summed is None else self.embed(read) + mx.repeat(summed, time, axis=0)
+        x = self.out_norm(self.transformer(x, time, memory))
         text = self.text_linear(x).reshape(batch, 1, time, -1)
         text = undelay_logits(text, config.delays[:1])[:, 0]
         if config.depth is None:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import TransformerConfig
 from .kernels import Rotation, attention
 from .kv_cache import LayerCache, ring_mask, write_ring
-from .layers import Attend, Block
+from .layers import Attend, Block, Memory
 
 
 class TemporalTransformer(nn.Module):
-    """Blocks with rotary positions and a sliding window."""
+    """Blocks with rotary positions and a sliding window, and perhaps cross-attention to the conditions."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.layers = [Block(config) for _ in range(config.num_layers)]
         self._config = config
 
-    def __call__(self, x: mx.array, time: int) -> mx.array:
+    def __call__(self, x: mx.array, time: int, memory: Sequence[Memory] | None = None) -> mx.array:
         """Whole sequences of `time` positions, [B · T, dim] -> [B · T, dim]; each sees the last `context` ones."""
         config, heads = self._config, self._heads
         rotation = Rotation(config, 0, time)
@@ -30,12 +32,23 @@ class TemporalTransformer(nn.Module):
             q, k, v = self._turned(split, rotation)
             return attention(q, k, v, mask).swapaxes(1, 2).reshape(-1, config.dim)
 
-        for layer in self.layers:
-            x = layer(x, attend)
+        for layer, seen in zip(self.layers, memory or self._nothing, strict=True):
+            x = layer(x, attend, seen)
         return x
 
+    def remember(self, conditions: mx.array | None) -> list[Memory] | None:
+        """Each layer's keys and values of the conditions [B, T, dim], once per conversation."""
+        if conditions is None:
+            return None
+        return [layer.cross_attention.remember(conditions) for layer in self.layers]
+
     def step(
-        self, x: mx.array, position: mx.array, cache: list[LayerCache], full: bool
+        self,
+        x: mx.array,
+        position: mx.array,
+        cache: list[LayerCache],
+        full: bool,
+        memory: Sequence[Memory] | None = None,
     ) -> tuple[mx.array, list[LayerCache]]:
         """One frame.
 
@@ -44,6 +57,7 @@ class TemporalTransformer(nn.Module):
             position: scalar int32, counting frames without end.
             cache: the rings, which are given up: go on with those that come back.
             full: True once the ring has wrapped, when every slot is seen and no mask is needed.
+            memory: what `remember` gave, for a model with cross-attention.
 
         Returns:
             [B, dim] and the rings with this step in them.
@@ -63,9 +77,13 @@ class TemporalTransformer(nn.Module):
 
             return attend
 
-        for layer, rings in zip(self.layers, cache, strict=True):
-            x = layer(x, attend_to(rings))
+        for layer, rings, seen in zip(self.layers, cache, memory or self._nothing, strict=True):
+            x = layer(x, attend_to(rings), seen)
         return x, updated
+
+    @property
+    def _nothing(self) -> list[None]:
+        return [None] * len(self.layers)
 
     @property
     def _heads(self) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_lm import small_lm
 
-from moshi_mlx import Generator
+from moshi_mlx import Generator, Sampling
 from moshi_mlx.bench.counting import counting, nodes_of
 
 
@@ -65,3 +65,25 @@ def test_a_frame_is_one_wait() -> None:
         generator.step(codes)
     assert count.waits == 1
     assert count.nodes > 100
+
+
+@pytest.mark.parametrize(("temp", "nodes"), [(0.0, 555), (0.8, 615)])
+def test_a_plain_frame_has_not_grown(temp: float, nodes: int) -> None:
+    """What other models need costs Moshi's own graph nothing, on a CPU; a GPU's kernels are fewer and larger."""
+    sampling = Sampling(temp=temp, top_k=25 if temp else 0)
+    generator = Generator(small_lm(), sampling, sampling)
+    codes = np.zeros(8, np.int32)
+    with counting() as count:
+        generator.step(codes)
+    assert count.nodes <= nodes
+
+
+def test_a_cut_frame_is_two_waits_and_the_same_graph() -> None:
+    generator, codes = Generator(small_lm()), np.zeros(8, np.int32)
+    for _ in range(2):
+        with counting() as whole:
+            generator.step(codes)
+        with counting() as cut:
+            generator.finish(generator.begin(codes))
+    assert cut.waits == 2
+    assert abs(cut.nodes - whole.nodes) <= 5
