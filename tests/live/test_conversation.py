@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import soundfile
 from jack_room import MISSING
-from talk import FRAME, RATE, answers, places, slow_down, speak, stages_of, talk
+from talk import FRAME, RATE, Take, answers, places, slow_down, speak, stages_of, talk
 
 from moshi_mlx.cli.main import main
 from moshi_mlx.live.conversation import Conversation
+from moshi_mlx.live.pace import SOON
 from moshi_mlx.moshi import Moshi, load
 
 pytestmark = [
@@ -93,29 +94,55 @@ def test_overload_drops_what_cannot_wait_and_lag_never_grows(moshi: Moshi, tmp_p
 @pytest.mark.long
 @pytest.mark.parametrize("stage", ["encode", "decode"])
 def test_overload_of_the_codec_is_bounded_as_well(moshi: Moshi, tmp_path: Path, stage: str) -> None:
+    """pytest -m long tests/live/test_conversation.py -s: a minute."""
     check_overload(moshi, tmp_path, stage)
 
 
+BEGAN_S, ENDED_S, END_S = 4.0, 14.0, 19.0
+ATTEMPTS = 3
+
+
 def check_overload(moshi: Moshi, folder: Path, stage: str) -> None:
-    """A stage takes 100 ms for ten seconds, then what it took before."""
-    began, ended = 3.0, 13.0
+    """A stage takes 100 ms for ten seconds, then what it took before. What holds, holds on any machine; whether the
+    delay is gone at once can be seen where the stages themselves are as fast afterwards as before."""
+    for _ in range(ATTEMPTS):
+        take = overload(moshi, folder, stage)
+        heard = check_the_lag_is_bounded(moshi, take, stage)
+        worked_off, recovered = frames_to_recover(take, heard)
+        print(f"after it the stages are on time with frame {worked_off}, what is heard with frame {recovered}")
+        if worked_off is not None:
+            break
+    else:
+        pytest.fail(f"{ATTEMPTS} times the stages alone were not as fast after the overload as before")
+    assert recovered is not None
+    assert recovered <= worked_off + QUICK
+
+
+QUICK = SOON + 4
+"""Frames to recover: until it is known that a stall is over, two that are cut, and the wait for a callback."""
+
+
+def overload(moshi: Moshi, folder: Path, stage: str) -> Take:
     stages, now = stages_of(moshi, SEED), [0.0]
-    slow_down(stages, stage, lambda: 0.1 if began <= now[0] < ended else 0.0)
+    slow_down(stages, stage, lambda: 0.1 if BEGAN_S <= now[0] < ENDED_S else 0.0)
 
     def during(_conversation: Conversation, seconds: float) -> None:
         now[0] = seconds
 
-    noise = np.random.default_rng(0).normal(0, 0.05, 17 * RATE).astype(np.float32)
-    take = talk(stages, moshi, noise, folder, during=during)
+    noise = np.random.default_rng(0).normal(0, 0.05, int(END_S) * RATE).astype(np.float32)
+    return talk(stages, moshi, noise, folder, during=during)
+
+
+def check_the_lag_is_bounded(moshi: Moshi, take: Take, stage: str) -> list[float | None]:
+    """Returns for each answer how long after its frame began it was heard, in seconds; None where it was cut."""
     # Every frame dropped is counted, and the others were heard and answered as they came, the grid unbroken.
     assert take.counted
     assert take.summary["frames"] == len(take.events)
-    slow = [event for event in take.events if event.seconds[stage] >= 0.1]
+    slow = [event for event in take.events if event.seconds[stage] >= 0.1 and BEGAN_S <= event.time < ENDED_S]
     came = slow[-1].index - slow[0].index + 1
-    assert len(slow) >= 80
+    assert len(slow) >= 50  # a hundred on a machine that does nothing else
     assert came - len(slow) >= 0.15 * came  # of five that come, four can be done
-    said = answers(moshi, take.frames(), SEED)
-    at = places(said, take.played)
+    at = places(answers(moshi, take.frames(), SEED), take.played)
     assert at.count(None) <= len(at) // 4
     # No answer is later than one frame that waits and three times the slowest stage.
     added = np.concatenate([[0.0], take.added()])
@@ -123,11 +150,25 @@ def check_overload(moshi: Moshi, folder: Path, stage: str) -> None:
         slowest = max(max(near.seconds.values()) for near in take.events[number - 2 : number + 1])
         assert event.lag <= 0.08 + 3 * slowest + added[number] + 0.005, event
     assert np.median(added) < 0.01
-    print(
-        f"{len(slow)} slow frames, {len(take.missing)} dropped, lag {max(e.lag for e in slow):.3f} s at most; after it"
-    )
-    print(" ".join(f"{event.lag:.3f}" for event in take.events if event.index > slow[-1].index)[:200])
+    lags = [event.lag for event in slow]
+    print(f"{stage}: {len(slow)} slow frames, {len(take.missing)} dropped, lag {max(lags):.3f} s at most")
     # What is heard is late by that, and by a frame at the speaker.
-    for event, place in zip(take.events, at, strict=True):
-        if place is not None:
-            assert place - event.index * FRAME <= 2 * FRAME + RATE * event.lag + 2 * 480, event
+    heard = [
+        None if place is None else place / RATE - event.index * 0.08
+        for event, place in zip(take.events, at, strict=True)
+    ]
+    for event, delay in zip(take.events, heard, strict=True):
+        assert delay is None or delay <= 0.16 + event.lag + 0.04, event
+    return heard
+
+
+def frames_to_recover(take: Take, heard: list[float | None]) -> tuple[int | None, int | None]:
+    """How many frames after the overload the stages, and what is heard, are as late as before it and no more."""
+    settled = [number for number, event in enumerate(take.events) if 1.0 <= event.time < BEGAN_S - 0.2]
+    usual_lag = max(take.events[number].lag for number in settled)
+    usual_delay = max(delay for number in settled if (delay := heard[number]) is not None)
+    last = max(number for number, event in enumerate(take.events) if event.time < ENDED_S)
+    after = range(last + 1, len(take.events))
+    worked_off = next((n - last for n in after if take.events[n].lag <= usual_lag), None)
+    delays = [(n - last, heard[n]) for n in after]
+    return worked_off, next((n for n, delay in delays if delay is not None and delay <= usual_delay), None)
