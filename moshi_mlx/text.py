@@ -58,7 +58,8 @@ class TextTokenizer:
         return self._surfaces[token] if 0 <= token < len(self._surfaces) else b""
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """A tokenizer's bytes; raises CheckpointError where it is missing or cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -71,7 +72,7 @@ def _parse(path: Path) -> tuple[SentencePieceProcessor, list[bytes]]:
     """Return the model and what each token shows; reading every piece here finds damaged ones at load."""
     from sentencepiece import SentencePieceProcessor
 
-    model = _read(path)
+    model = read_file(path)
     try:
         if not model:
             raise ValueError("sentencepiece would take this for no model given")
@@ -111,11 +112,16 @@ class _CharacterDecoder:
 
 
 class TextStream:
-    """The inner monologue as text to append, token by token."""
+    """The inner monologue, or what a text model writes, as text to append, token by token.
 
-    def __init__(self, tokenizer: TextTokenizer):
+    Args:
+        tokenizer: the model's.
+        started: whether there is text before the first token, from which its ▁ separates it.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, started: bool = False):
         self._characters = _CharacterDecoder(tokenizer)
-        self._started = False
+        self._started = started
 
     def push(self, token: int) -> str:
         """Text to append now: empty for padding, and while a character of several bytes is incomplete."""
