@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .checkpoint.hub import companion, locate
+from .checkpoint.companions import companion
+from .checkpoint.hub import locate
 from .checkpoint.inspect import MIMI, TOKENIZER, Checkpoint, inspect
 from .checkpoint.load import load_checkpoint
 from .config import LMConfig

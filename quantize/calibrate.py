@@ -14,7 +14,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from moshi_mlx.checkpoint.inspect import Checkpoint, Format
+from moshi_mlx.checkpoint.formats import Format
+from moshi_mlx.checkpoint.inspect import Checkpoint
 from moshi_mlx.checkpoint.load import load_checkpoint
 from moshi_mlx.checkpoint.names import Merge, merges
 from moshi_mlx.config import LMConfig

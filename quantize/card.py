@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from moshi_mlx.checkpoint.inspect import Checkpoint, Format
+from moshi_mlx.checkpoint.formats import Format
+from moshi_mlx.checkpoint.inspect import Checkpoint
 from moshi_mlx.config import LMConfig
 from moshi_mlx.memory import human_bytes
 

@@ -20,8 +20,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from moshi_mlx.checkpoint.hub import companion
-from moshi_mlx.checkpoint.inspect import INDEX, MIMI, TOKENIZER, Checkpoint, Format, inspect
+from moshi_mlx.checkpoint.companions import companion
+from moshi_mlx.checkpoint.formats import Format
+from moshi_mlx.checkpoint.inspect import INDEX, MIMI, TOKENIZER, Checkpoint, inspect
 from moshi_mlx.checkpoint.names import published_shapes
 from moshi_mlx.errors import CheckpointError, MoshiError
 from moshi_mlx.memory import free_disk, human_bytes

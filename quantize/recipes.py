@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from moshi_mlx.checkpoint.inspect import Format
+from moshi_mlx.checkpoint.formats import Format
 from moshi_mlx.checkpoint.names import Shape, published_shapes
 from moshi_mlx.config import LMConfig
 from moshi_mlx.errors import MoshiError

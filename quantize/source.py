@@ -13,7 +13,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from moshi_mlx.checkpoint.inspect import Checkpoint, Format
+from moshi_mlx.checkpoint.formats import Format
+from moshi_mlx.checkpoint.inspect import Checkpoint
 from moshi_mlx.checkpoint.names import Source, published_shapes
 from moshi_mlx.errors import CheckpointError
 

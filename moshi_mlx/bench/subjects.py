@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..checkpoint.hub import companion
+from ..checkpoint.companions import companion
 from ..checkpoint.inspect import MIMI, inspect
 from ..checkpoint.load import load_checkpoint, memory_needed
 from ..checkpoint.sizes import model_bytes, window_bytes

@@ -65,6 +65,17 @@ class Download:
 
 
 Ask = Callable[[Download], bool]
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """How to fetch: whom to ask, what to show, whether to look for something newer first."""
+
+    ask: Ask | None
+    progress: bool
+    notify: Notify
+    refresh: bool = False
 
 
 def cache_folder() -> Path:

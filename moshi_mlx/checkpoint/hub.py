@@ -11,32 +11,20 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import MOSHI_7B, LMConfig, check_runnable
+from ..config import LMConfig, check_runnable
 from ..errors import CheckpointError, MoshiError
 from .choice import PRECISIONS, choose_bits
-from .download import Ask, RemoteFile, cached_snapshot, fetch, fetch_small, list_files
+from .companions import CODEC, COMPANIONS, companion, companion_files, companion_here, fetch_companion, roles_of
+from .download import Ask, Fetching, Notify, RemoteFile, cached_snapshot, fetch, fetch_small, list_files
+from .helium import preset
 from .hub_errors import OfflineError
-from .inspect import INDEX, MIMI, TOKENIZER, WEIGHTS, read_shards
+from .inspect import INDEX, WEIGHTS, read_config, read_shards, usual_weights
 from .tiny import BUILT_IN, tiny_folder
 
 SHORT_NAMES = ("moshiko", "moshika")
-COMPANIONS = "kyutai/moshiko-mlx-q4"
-"""Where the codec and the 32,000-piece tokenizer come from when a checkpoint has none: they are the same in all."""
 
-Notify = Callable[[str], None]
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _PREFIXES = ("hf://", "https://huggingface.co/", "https://hf.co/")
-_ROLES = (("mimi_name", MIMI), ("tokenizer_name", TOKENIZER))
-
-
-@dataclass(frozen=True)
-class _Fetching:
-    """How to fetch: whom to ask, what to show, whether to look for something newer first."""
-
-    ask: Ask | None
-    progress: bool
-    notify: Notify
-    refresh: bool = False
 
 
 def locate(
@@ -63,7 +51,7 @@ def locate(
     Raises:
         CheckpointError: there is no such model, or it cannot be had; the sentence says what to do.
     """
-    how = _Fetching(ask, progress, notify or _silence, refresh)
+    how = Fetching(ask, progress, notify or _silence, refresh)
     if bits not in (None, *PRECISIONS):
         raise CheckpointError(f"there is no checkpoint of {bits} bits; choose 4, 8 or 16")
     if model in BUILT_IN:
@@ -74,15 +62,48 @@ def locate(
     if _is_path(model):
         folder = Path(model).expanduser()
         names = _local_names(folder)
-        weights = _weight_names(folder.name, _local_config(folder), names, lambda: read_shards(folder / INDEX))
+        weights = _weight_names(folder.name, read_config(folder), names, lambda: read_shards(folder / INDEX))
         _check_bits(bits, str(folder), _bits_named(folder.name, *weights))
         if companions:
-            for role in _ROLES:
-                _companion_of_folder(folder, *role, how)
+            for role in roles_of(read_config(folder)):
+                fetch_companion(folder, *role, how)
         return folder
     repo, revision = _repository(model)
     _check_bits(bits, repo, _bits_named(repo))
     return _checkpoint(repo, revision, how, companions)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A revision of a model on the Hub."""
+
+    name: str
+    revision: str = "main"
+
+
+def whereabouts(model: str, bits: int | None = None, notify: Notify | None = None) -> Path | Repository:
+    """Where a model is, without fetching anything: its folder if the weights are here, else its repository.
+
+    Args:
+        model: as for `locate`.
+        bits: as for `locate`.
+        notify: is told, in a sentence, what was chosen and why.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    if model in BUILT_IN or _is_path(model):
+        return locate(model, bits, companions=False)
+    if model in SHORT_NAMES:
+        if bits is None:
+            choice = choose_bits()
+            (notify or _silence)(f"{model}: {choice.reason}")
+            bits = choice.bits
+        repository = Repository(repository_of(model, bits))
+    else:
+        repository = Repository(*_repository(model))
+        _check_bits(bits, repository.name, _bits_named(repository.name))
+    return _ready(repository.name, repository.revision, companions=False) or repository
 
 
 def find_mimi(model: str, ask: Ask | None = None, progress: bool = False, notify: Notify | None = None) -> Path:
@@ -91,9 +112,9 @@ def find_mimi(model: str, ask: Ask | None = None, progress: bool = False, notify
     Raises:
         CheckpointError: there is no such model, or its codec cannot be had.
     """
-    how = _Fetching(ask, progress, notify or _silence)
+    how = Fetching(ask, progress, notify or _silence)
     if model in BUILT_IN:
-        return companion(tiny_folder(model), *_ROLES[0])
+        return companion(tiny_folder(model), *CODEC)
     if model in SHORT_NAMES:
         model = COMPANIONS
     if _is_path(model):
@@ -101,36 +122,16 @@ def find_mimi(model: str, ask: Ask | None = None, progress: bool = False, notify
         if path.is_file():
             return path
         _local_names(path)
-        return _companion_of_folder(path, *_ROLES[0], how)
+        return fetch_companion(path, *CODEC, how)
     repo, revision = _repository(model)
     snapshot = cached_snapshot(repo, revision)
-    if snapshot is not None and (found := _companion_here(snapshot, *_ROLES[0])) is not None:
+    if snapshot is not None and (found := companion_here(snapshot, *CODEC)) is not None:
         return found
     files = list_files(repo, revision)
-    config = _remote_config(files)
-    wanted = _companion_files(repo, config, files, _ROLES[:1], how)
+    config = remote_config(files)
+    wanted = companion_files(repo, config, files, [CODEC], how)
     fetch(wanted, how.ask, how.progress)
     return fetch_small(wanted[0])
-
-
-def companion(folder: Path, key: str, usual: str) -> Path:
-    """The codec or the tokenizer of a checkpoint folder, without network: beside the weights, or where `locate` put it.
-
-    Args:
-        folder: as `locate` returned it.
-        key: what config.json names it by, `mimi_name` or `tokenizer_name`.
-        usual: its usual file name.
-
-    Raises:
-        CheckpointError: it is nowhere.
-    """
-    found = _companion_here(folder, key, usual)
-    if found is None:
-        name = _local_config(folder).raw.get(key) or usual
-        raise CheckpointError(
-            f"{folder} lacks {name}; run `moshi-mlx download {folder}`, which fetches what is missing"
-        )
-    return found
 
 
 def cached_bits(name: str) -> list[int]:
@@ -143,7 +144,7 @@ def repository_of(name: str, bits: int) -> str:
     return f"kyutai/{name}-mlx-{PRECISIONS[bits]}"
 
 
-def _short(name: str, bits: int | None, how: _Fetching, companions: bool) -> Path:
+def _short(name: str, bits: int | None, how: Fetching, companions: bool) -> Path:
     """A published model: in the precision asked for, the one that suits, or offline one that is here."""
     if bits is not None:
         return _checkpoint(repository_of(name, bits), "main", how, companions)
@@ -160,7 +161,7 @@ def _short(name: str, bits: int | None, how: _Fetching, companions: bool) -> Pat
         return _checkpoint(repository_of(name, instead.bits), "main", how, companions)
 
 
-def _checkpoint(repo: str, revision: str, how: _Fetching, companions: bool) -> Path:
+def _checkpoint(repo: str, revision: str, how: Fetching, companions: bool) -> Path:
     here = _ready(repo, revision, companions)
     if here is not None and not how.refresh:
         return here
@@ -173,19 +174,24 @@ def _checkpoint(repo: str, revision: str, how: _Fetching, companions: bool) -> P
         return here
 
 
-def _download(repo: str, revision: str, how: _Fetching, companions: bool) -> Path:
+def _download(repo: str, revision: str, how: Fetching, companions: bool) -> Path:
     files = list_files(repo, revision)
-    config = _remote_config(files)
+    config = remote_config(files)
     check_runnable(config)
-    weights = _weight_names(repo, config, files, lambda: read_shards(fetch_small(files[INDEX])))
+    weights = remote_weights(repo, config, files)
     wanted = [files[name] for name in weights]
     if companions:
-        wanted += _companion_files(repo, config, files, _ROLES, how)
+        wanted += companion_files(repo, config, files, roles_of(config), how)
     fetch(wanted, how.ask, how.progress)
     snapshot = _ready(repo, revision, companions)
     if snapshot is None:
         raise CheckpointError(f"{repo} changed while it was downloaded; run the same command again")
     return snapshot
+
+
+def remote_weights(repo: str, config: LMConfig, files: dict[str, RemoteFile]) -> list[str]:
+    """Names of a repository's weight files, and of their index where there is one."""
+    return _weight_names(repo, config, files, lambda: read_shards(fetch_small(files[INDEX])))
 
 
 def _weight_names(where: str, config: LMConfig, names: Collection[str], shards: Callable[[], list[str]]) -> list[str]:
@@ -196,7 +202,7 @@ def _weight_names(where: str, config: LMConfig, names: Collection[str], shards: 
     elif INDEX in names:
         found = [*shards(), INDEX]
     else:
-        found = [name for name in WEIGHTS if name in names]
+        found = usual_weights(names)
     if len(found) > 1 and INDEX not in found:
         raise CheckpointError(f"{where} holds several checkpoints ({', '.join(found)}); keep one in a folder")
     missing = [name for name in found if name not in names]
@@ -207,73 +213,17 @@ def _weight_names(where: str, config: LMConfig, names: Collection[str], shards: 
     return found
 
 
-def _companion_files(
-    repo: str, config: LMConfig, files: dict[str, RemoteFile], roles: tuple[tuple[str, str], ...], how: _Fetching
-) -> list[RemoteFile]:
-    """The codec and tokenizer of a repository; from another one where it has none."""
-    wanted: list[RemoteFile] = []
-    for key, usual in roles:
-        name = config.raw.get(key) or usual
-        wanted.append(files[name] if name in files else _elsewhere(repo, config, key, usual, how))
-    return wanted
-
-
-def _elsewhere(where: str, config: LMConfig, key: str, usual: str, how: _Fetching) -> RemoteFile:
-    repo, name = _other_home(where, config, key, usual)
-    how.notify(f"{where} has no {name} of its own; it is taken from {repo}")
-    files = list_files(repo, "main")
-    if name not in files:
-        raise CheckpointError(f"{repo} has no file {name}, which {where} asks for")
-    return files[name]
-
-
-def _other_home(where: str, config: LMConfig, key: str, usual: str) -> tuple[str, str]:
-    """Repository and name of a codec or tokenizer that is not beside the weights."""
-    named = config.raw.get(key) or usual
-    if isinstance(named, str) and named.startswith("hf://") and named.count("/") >= 4:
-        org, repo, name = named.removeprefix("hf://").split("/", 2)
-        return f"{org}/{repo}", name
-    foreign = key == "tokenizer_name" and config.text_card != MOSHI_7B["text_card"]
-    if named != usual or foreign:
-        raise CheckpointError(f"{where} lacks {named} ({key!r} in config.json); put it beside the weights")
-    return COMPANIONS, usual
-
-
-def _companion_here(folder: Path, key: str, usual: str) -> Path | None:
-    config = _local_config(folder)
-    name = str(config.raw.get(key) or usual)
-    for path in (folder / name, folder / name.rsplit("/", 1)[-1]):
-        if path.is_file():
-            return path
-    try:
-        repo, name = _other_home(str(folder), config, key, usual)
-    except CheckpointError:
-        return None
-    snapshot = cached_snapshot(repo, "main")
-    path = snapshot / name if snapshot else None
-    return path if path and path.is_file() else None
-
-
-def _companion_of_folder(folder: Path, key: str, usual: str, how: _Fetching) -> Path:
-    found = _companion_here(folder, key, usual)
-    if found is not None:
-        return found
-    file = _elsewhere(str(folder), _local_config(folder), key, usual, how)
-    fetch([file], how.ask, how.progress)
-    return companion(folder, key, usual)
-
-
 def _ready(repo: str, revision: str, companions: bool) -> Path | None:
     """The cached folder of a revision if nothing of it remains to be downloaded."""
     snapshot = cached_snapshot(repo, revision)
     if snapshot is None:
         return None
     try:
-        config, names = _local_config(snapshot), _local_names(snapshot)
+        config, names = read_config(snapshot), _local_names(snapshot)
         _weight_names(repo, config, names, lambda: read_shards(snapshot / INDEX))
     except MoshiError:
         return None
-    if companions and any(_companion_here(snapshot, *role) is None for role in _ROLES):
+    if companions and any(companion_here(snapshot, *role) is None for role in roles_of(config)):
         return None
     return snapshot
 
@@ -286,15 +236,10 @@ def _local_names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.is_file()}
 
 
-def _local_config(folder: Path) -> LMConfig:
-    path = folder / "config.json"
-    return LMConfig.from_file(path) if path.is_file() else LMConfig.from_dict(MOSHI_7B)
-
-
-def _remote_config(files: dict[str, RemoteFile]) -> LMConfig:
+def remote_config(files: dict[str, RemoteFile]) -> LMConfig:
     """Read before anything large is fetched, so that a model that cannot run is refused at once."""
     file = files.get("config.json")
-    return LMConfig.from_file(fetch_small(file)) if file else LMConfig.from_dict(MOSHI_7B)
+    return LMConfig.from_file(fetch_small(file)) if file else LMConfig.from_dict(preset(files))
 
 
 def _is_path(model: str) -> bool:

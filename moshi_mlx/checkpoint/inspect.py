@@ -6,16 +6,16 @@ Bits and group sizes follow from the shapes in the file, never from a flag.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from ..config import LMConfig, check_runnable
 from ..errors import CheckpointError
+from .formats import FLOAT_MODES, Format, check_declared
 from .helium import HELIUM_WEIGHTS, preset
 from .names import Shape, Source, published_shapes
 from .sources import Sources, find_sources, vocabulary
@@ -29,17 +29,6 @@ TOKENIZER = "tokenizer_spm_32k_3.model"
 
 _DENSE = {"F32": 4, "F16": 2, "BF16": 2}
 _ITEM_BYTES = {**_DENSE, "U32": 4, "U8": 1}
-# Floating-point modes have no biases and are told apart by bits and group size.
-_FLOAT_MODES = {(4, 32): "mxfp4", (4, 16): "nvfp4", (8, 32): "mxfp8"}
-
-
-@dataclass(frozen=True)
-class Format:
-    """How a module's weight is quantized."""
-
-    bits: int
-    group_size: int
-    mode: str = "affine"
 
 
 @dataclass(frozen=True)
@@ -117,7 +106,7 @@ def inspect(folder: str | Path) -> Checkpoint:
         raise CheckpointError(f"{folder} is unfinished: repeat the command that was writing it, with --resume")
     config = read_config(folder)
     files = _weight_files(folder, config)
-    checkpoint = Checkpoint(folder, config, files, _headers(files))
+    checkpoint = Checkpoint(folder, config, files, gather(map(read_header, files)))
     _check(checkpoint)
     return checkpoint
 
@@ -176,10 +165,18 @@ def read_shards(index: Path) -> list[str]:
         raise CheckpointError(f"{index} is not a safetensors index ({error}); download it again") from None
 
 
-def _headers(files: Iterable[Path]) -> dict[str, Tensor]:
+def gather(headers: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of several files as one.
+
+    Raises:
+        CheckpointError: a tensor is in two of them, or of a type that no checkpoint has.
+    """
     tensors: dict[str, Tensor] = {}
-    for file in files:
-        for name, tensor in read_header(file).items():
+    for header in headers:
+        for name, tensor in header.items():
+            file = tensor.file
+            if tensor.dtype not in _ITEM_BYTES:
+                raise CheckpointError(f"{file}: {name} is of type {tensor.dtype}, which no Moshi checkpoint has")
             if name in tensors:
                 raise CheckpointError(f"{name} is in both {tensors[name].file.name} and {file.name} of {file.parent}")
             tensors[name] = tensor
@@ -190,18 +187,14 @@ def read_header(file: Path) -> dict[str, Tensor]:
     """The header of one safetensors file.
 
     Raises:
-        CheckpointError: the file is truncated or no safetensors file, or holds a type that no checkpoint has.
+        CheckpointError: the file is truncated or no safetensors file.
     """
     try:
         with safe_open(str(file), framework="numpy") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-            found = {n: Tensor(file, str(s.get_dtype()), tuple(s.get_shape())) for n, s in slices.items()}
+            return {n: Tensor(file, str(s.get_dtype()), tuple(s.get_shape())) for n, s in slices.items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{file} is truncated or not a safetensors file ({error}); download it again") from None
-    for name, tensor in found.items():
-        if tensor.dtype not in _ITEM_BYTES:
-            raise CheckpointError(f"{file}: {name} is of type {tensor.dtype}, which no Moshi checkpoint has")
-    return found
 
 
 def _matrices(config: LMConfig) -> list[tuple[str, Shape]]:
@@ -235,7 +228,7 @@ def _stored_format(tensors: Mapping[str, Tensor], source: Source, width: int) ->
         )
     if f"{module}.biases" in tensors:
         return Format(bits, group)
-    mode = _FLOAT_MODES.get((bits, group)) if scales.dtype == "U8" else None
+    mode = FLOAT_MODES.get((bits, group)) if scales.dtype == "U8" else None
     if mode is None:
         raise CheckpointError(f"{weight.file}: {module}.biases is missing; the file is incomplete")
     return Format(bits, group, mode)
@@ -259,62 +252,59 @@ def expected_tensors(checkpoint: Checkpoint) -> dict[str, tuple[Shape, Collectio
     return expected
 
 
+@dataclass(frozen=True)
+class Differences:
+    """What a checkpoint's headers hold otherwise than its configuration asks for."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+    """A sentence each: the tensor, its shape, and the shape asked for."""
+    mistyped: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return any((self.missing, self.unexpected, self.misshapen, self.mistyped))
+
+
+def differences(checkpoint: Checkpoint) -> Differences:
+    """Compare names, shapes and types of all tensors with those that the configuration asks for.
+
+    Raises:
+        CheckpointError: a quantized tensor's shape makes no sense.
+    """
+    tensors, expected = checkpoint.tensors, expected_tensors(checkpoint)
+    shared = [(name, tensors[name], *wanted) for name, wanted in expected.items() if name in tensors]
+    return Differences(
+        tuple(name for name in expected if name not in tensors),
+        tuple(name for name in tensors if name not in expected),
+        tuple(
+            f"{tensor.file}: {name} has shape {list(tensor.shape)}, and config.json asks for {list(shape)}"
+            for name, tensor, shape, _ in shared
+            if tensor.shape != shape
+        ),
+        tuple(
+            f"{tensor.file}: {name} is of type {tensor.dtype}, which cannot be right"
+            for name, tensor, _, types in shared
+            if tensor.dtype not in types
+        ),
+    )
+
+
 def _check(checkpoint: Checkpoint) -> None:
     check_runnable(checkpoint.config)  # first: what it asks for would look like tensors left over
-    where, tensors, expected = checkpoint.folder, checkpoint.tensors, expected_tensors(checkpoint)
-    missing = [name for name in expected if name not in tensors]
-    if missing:
-        raise CheckpointError(f"{where}: {_some(missing)} missing; the file is incomplete or of another model")
-    extra = [name for name in tensors if name not in expected]
-    if extra:
-        raise CheckpointError(f"{where}: {_some(extra)} not part of this model; config.json and weights do not match")
-    for name, (shape, types) in expected.items():
-        tensor = tensors[name]
-        if tensor.shape != shape:
-            raise CheckpointError(
-                f"{tensor.file}: {name} has shape {list(tensor.shape)}, and config.json asks for {list(shape)}"
-            )
-        if tensor.dtype not in types:
-            raise CheckpointError(f"{tensor.file}: {name} is of type {tensor.dtype}, which cannot be right")
-    _check_declared(checkpoint)
+    where, found = checkpoint.folder, differences(checkpoint)
+    if found.missing:
+        raise CheckpointError(f"{where}: {_some(found.missing)} missing; the file is incomplete or of another model")
+    if found.unexpected:
+        raise CheckpointError(
+            f"{where}: {_some(found.unexpected)} not part of this model; config.json and weights do not match"
+        )
+    for sentence in (*found.misshapen, *found.mistyped):
+        raise CheckpointError(sentence)
+    check_declared(where, checkpoint.config.raw.get("quantization"), checkpoint.formats)
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     if len(names) == 1:
         return f"{names[0]} is"
     return f"{len(names)} tensors ({names[0]}, …) are"
-
-
-def _check_declared(checkpoint: Checkpoint) -> None:
-    """Hold config.json's `quantization` entry, where there is one, against the file."""
-    declared = checkpoint.config.raw.get("quantization")
-    if declared is None:
-        return
-    if not isinstance(declared, Mapping):
-        raise CheckpointError(f"{checkpoint.folder}/config.json: 'quantization' must be an object")
-    for module, form in checkpoint.formats.items():
-        entry = declared.get(module, declared)
-        if entry is not False and not isinstance(entry, Mapping):
-            raise CheckpointError(f"{checkpoint.folder}/config.json: 'quantization' of {module} must be an object")
-        told = None if entry is False else _declared_format(entry)
-        if form != told and not (form is None and module not in declared and told is not None):
-            raise CheckpointError(
-                f"{checkpoint.folder}: config.json says that {module} is {_spell(told)}, and the file holds it "
-                f"{_spell(form)}"
-            )
-
-
-def _declared_format(entry: Mapping[str, Any]) -> Format | str:
-    bits, group, mode = entry.get("bits", 4), entry.get("group_size", 64), entry.get("mode", "affine")
-    if isinstance(bits, int) and isinstance(group, int) and isinstance(mode, str):
-        return Format(bits, group, mode)
-    return f"{json.dumps(dict(entry))[:80]}"
-
-
-def _spell(form: Format | str | None) -> str:
-    if form is None:
-        return "not quantized"
-    if isinstance(form, str):
-        return form
-    mode = "" if form.mode == "affine" else f" {form.mode}"
-    return f"{form.bits} bits in groups of {form.group_size}{mode}"

@@ -17,7 +17,8 @@ from ..errors import CheckpointError
 from ..memory import available_memory
 from ..model.lm import LM, Layout
 from . import sizes
-from .inspect import Checkpoint, Format, inspect
+from .formats import Format
+from .inspect import Checkpoint, inspect
 from .names import Merge, Source, merges
 
 _RESERVE = 300 * 2**20

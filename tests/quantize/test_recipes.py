@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from quantize_models import HELIUM, SHARED, SMALL
 
-from moshi_mlx.checkpoint.inspect import Format
+from moshi_mlx.checkpoint.formats import Format
 from moshi_mlx.config import MOSHI_7B, LMConfig
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.quantize.recipes import BFLOAT16, BITS, GROUP_SIZES, PARTS, RECIPES, choose, part_of, size_of
