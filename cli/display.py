@@ -16,8 +16,8 @@ Item = TypeVar("Item")
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "bold yellow"), "problem": ("✗", "bold red")}
 
 
-def progress(items: Iterable[Item], total: float, title: str) -> Iterator[Item]:
-    """Pass the items through, with a bar on stderr where that is a terminal."""
+def progress(items: Iterable[Item], total: float | None, title: str) -> Iterator[Item]:
+    """Pass the items through, with a bar on stderr where that is a terminal; None where nobody knows how many come."""
     if not sys.stderr.isatty():
         yield from items
         return
@@ -37,7 +37,7 @@ class Answering:
         self._drawn = show_text and sys.stdout.isatty() and sys.stderr.isatty()
         self._text = ""
 
-    def progress(self, items: Iterable[Item], total: float, title: str) -> Iterator[Item]:
+    def progress(self, items: Iterable[Item], total: float | None, title: str) -> Iterator[Item]:
         """Pass the items through, with the bar."""
         if not self._drawn:
             yield from progress(items, total, title)

@@ -13,7 +13,21 @@ import sys
 
 from moshi_mlx.errors import MoshiError
 
-COMMANDS = ("chat", "devices", "doctor", "bench", "demo", "run", "download", "info", "codec", "quantize", "compare")
+COMMANDS = (
+    "chat",
+    "devices",
+    "doctor",
+    "bench",
+    "demo",
+    "run",
+    "transcribe",
+    "speak",
+    "download",
+    "info",
+    "codec",
+    "quantize",
+    "compare",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
