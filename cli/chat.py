@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moshi_mlx.errors import MoshiError
+from moshi_mlx.tasks.kinds import Kind
 
-from .common import add_model_arguments, add_sampling_arguments, load_model, make_generator, note
+from .common import add_model_arguments, add_sampling_arguments, load_model, make_generator, make_sampling, note
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -71,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
         raise MoshiError(f"--block-size must lie between {least} and {most} samples, not {args.block_size}")
     canceller = choose_canceller(args.echo_cancellation, find_speaker(args))
     note(f"loading {args.model}")
-    moshi = load_model(args)
+    make_sampling(args)  # a wrong flag shows before gigabytes are looked at
+    moshi = load_model(args, Kind.CONVERSE)
     with status("warming up"):
         conversation = make_conversation(args, moshi, canceller)
     view = choose_view(conversation, args)

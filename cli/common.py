@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from moshi_mlx.generator import Generator
     from moshi_mlx.moshi import Moshi
     from moshi_mlx.sampling import Sampling
+    from moshi_mlx.tasks.kinds import Kind
 
 
 def note(message: str) -> None:
@@ -70,15 +71,22 @@ def make_sampling(args: argparse.Namespace) -> tuple[Sampling, Sampling]:
     return Sampling(args.text_temp, args.text_top_k, args.min_p), Sampling(args.temp, args.top_k, args.min_p)
 
 
-def load_model(args: argparse.Namespace) -> Moshi:
-    """The model that the flags ask for, with notes on what was chosen, and on built-in ones that they make noise."""
+def load_model(args: argparse.Namespace, kind: Kind) -> Moshi:
+    """The model that the flags ask for, with notes on what was chosen, and on built-in ones that they make noise.
+
+    Raises:
+        MoshiError: it cannot be had, or is of another kind than the command is for.
+    """
+    from moshi_mlx.checkpoint.inspect import inspect
     from moshi_mlx.checkpoint.tiny import BUILT_IN
     from moshi_mlx.moshi import load_folder
+    from moshi_mlx.tasks.kinds import require
 
-    make_sampling(args)  # a wrong flag shows before gigabytes are looked at
+    folder = locate_model(args.model, args.bits)
+    require(kind, inspect(folder).config, args.model)
     if args.model in BUILT_IN:
         note(f"{args.model} is a built-in model with random weights: what it says is noise")
-    return load_folder(locate_model(args.model, args.bits))
+    return load_folder(folder)
 
 
 def locate_model(model: str, bits: int | None, companions: bool = True) -> Path:
@@ -117,3 +125,18 @@ def check_target(target: Path) -> None:
         raise MoshiError(f"{target} is a device or a pipe; name a file")
     if not target.absolute().parent.is_dir():
         raise MoshiError(f"{target} cannot be written: its folder does not exist")
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        MoshiError: it cannot be written.
+    """
+    partial = target.with_name(f".{target.name}.part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise MoshiError(f"{target} cannot be written: {error.strerror or error}") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moshi_mlx.errors import MoshiError
+from moshi_mlx.tasks.kinds import Kind
 
 from .common import (
     add_model_arguments,
@@ -19,8 +20,10 @@ from .common import (
     check_places,
     load_model,
     make_generator,
+    make_sampling,
     note,
     path,
+    write_text,
 )
 
 if TYPE_CHECKING:
@@ -88,7 +91,8 @@ def answer(args: argparse.Namespace, reader: AudioReader, show_text: bool) -> di
 
     from .display import Answering
 
-    moshi = load_model(args)
+    make_sampling(args)  # a wrong flag shows before gigabytes are looked at
+    moshi = load_model(args, Kind.CONVERSE)
     seconds: dict[str, list[float]] = {"encode": [], "lm": [], "decode": []}
     stages = Stages.of(
         moshi, make_generator(moshi, args), args.greeting, lambda stage, _, took: seconds[stage].append(took)
@@ -199,11 +203,4 @@ def _columns(heard: np.ndarray, said: np.ndarray, stereo: bool) -> np.ndarray:
 
 
 def _write_transcript(file: Path, words: list[Word]) -> None:
-    lines = [f"{word.start:.2f}\t{word.end:.2f}\t{word.text}\n" for word in words]
-    partial = file.with_name(f".{file.name}.part")
-    try:
-        partial.write_text("".join(lines), encoding="utf-8")
-        partial.replace(file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise MoshiError(f"the transcript {file} cannot be written: {error.strerror or error}") from None
+    write_text(file, "".join(f"{word.start:.2f}\t{word.end:.2f}\t{word.text}\n" for word in words))

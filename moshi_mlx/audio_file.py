@@ -91,6 +91,12 @@ def read_blocks(path: str | Path, block: int = FRAME_SIZE) -> AudioReader:
     return AudioReader(path, block)
 
 
+def sound_seconds(path: str | Path) -> float:
+    """How long a sound file is, as its header has it; raises AudioError as opening it to read does."""
+    with _open(Path(path)) as file:
+        return file.frames / file.samplerate
+
+
 class WavWriter:
     """A 24 kHz wav file, written beside its place and renamed when the `with` block ends well, else removed.
 

@@ -1,0 +1,174 @@
+"""`moshi-mlx transcribe`: what is said, in words with their times, from sound files or from the microphone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moshi_mlx.errors import MoshiError
+from moshi_mlx.tasks.kinds import Kind
+
+from .common import add_model_arguments, check_places, load_model, path, write_text
+
+if TYPE_CHECKING:
+    from moshi_mlx.moshi import Moshi
+    from moshi_mlx.sampling import Sampling
+    from moshi_mlx.tasks.transcription import Heard, Transcript
+
+    from .display import Answering
+
+HELP = "write down what is said in sound files, or into the microphone"
+EXAMPLE = "moshi-mlx transcribe interview.mp3 --format srt -o interview.srt"
+
+FORMATS = ("text", "words", "srt", "vtt", "json")
+SUFFIXES = {"text": ".txt", "words": ".tsv"}
+"""Of the files that -o FOLDER gets, where it is not the format's own name."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `transcribe`."""
+    parser.add_argument(
+        "files", metavar="FILE", nargs="*", type=path, help="sound of any format and rate; none: the microphone"
+    )
+    add_model_arguments(parser, default=Kind.TRANSCRIBE.default_model)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="text",
+        help="plain text; words with start and end in seconds, one a line; subtitles; or JSON with words, times and "
+        "the probability of a pause in every frame of 80 ms (default: %(default)s)",
+    )
+    form.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", type=path, help="file to write; a folder, for several FILEs (default: stdout)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=4, metavar="N", help="files that are heard at once (default: %(default)s)"
+    )
+    parser.add_argument("--temp", type=float, default=0.0, help="temperature; 0 takes the likeliest (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same words (default: 0)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Transcribe; returns the exit code."""
+    from moshi_mlx.sampling import Sampling
+
+    if not 1 <= args.batch <= 256:
+        raise MoshiError(f"--batch must lie between 1 and 256 files, not {args.batch}")
+    sampling = Sampling(args.temp)
+    transcribe_files(args, sampling)
+    return 0
+
+
+def transcribe_files(args: argparse.Namespace, sampling: Sampling) -> None:
+    """Transcribe the FILEs, the longest first, so that those heard together are about as long as each other."""
+    from moshi_mlx.audio_file import sound_seconds
+
+    seconds = {file: sound_seconds(file) for file in args.files}
+    targets = choose_targets(args.files, args.output, args.format)
+    moshi = load_model(args, Kind.TRANSCRIBE)
+    files = sorted(seconds, key=lambda file: -seconds[file])
+    for first in range(0, len(files), args.batch):
+        batch = files[first : first + args.batch]
+        transcribe_batch(args, moshi, sampling, {file: targets[file] for file in batch}, seconds[batch[0]])
+
+
+def choose_targets(files: Sequence[Path], output: Path | None, form: str) -> dict[Path, Path | None]:
+    """Where the transcript of each file goes; None is stdout.
+
+    Raises:
+        MoshiError: -o cannot be written, or two files would have one name there.
+    """
+    if output is None or (len(files) == 1 and not output.is_dir()):
+        for file in files if output is not None else ():
+            check_places(file, output)
+        return dict.fromkeys(files, output)
+    if not output.is_dir():
+        raise MoshiError(f"{output} must be a folder that exists, for the transcripts of {len(files)} files")
+    targets: dict[Path, Path | None] = {}
+    for file in files:
+        target = output / f"{file.stem}{SUFFIXES.get(form, f'.{form}')}"
+        if target in targets.values():
+            raise MoshiError(f"two of the files would be written to {target}: transcribe them one at a time")
+        check_places(file, target)
+        targets[file] = target
+    return targets
+
+
+def transcribe_batch(
+    args: argparse.Namespace, moshi: Moshi, sampling: Sampling, targets: dict[Path, Path | None], seconds: float
+) -> None:
+    """Transcribe some files at once, and write or print what was said; a single one is printed as it comes."""
+    from moshi_mlx.audio_file import read_blocks
+    from moshi_mlx.checkpoint.load import memory_needed
+    from moshi_mlx.live.system import steady_memory
+    from moshi_mlx.mimi import FRAME_RATE
+    from moshi_mlx.tasks.transcription import Transcription
+
+    from .display import Answering
+
+    files, start = list(targets), time.perf_counter()
+    as_it_comes = len(args.files) == 1 and args.output is None and args.format in ("text", "words")
+    title = files[0].name if len(files) == 1 else f"{len(files)} files"
+    answering = Answering(as_it_comes)
+    with steady_memory(memory_needed(moshi.checkpoint)):
+        work = Transcription(moshi, [read_blocks(file) for file in files], sampling, args.seed)
+        for heard in answering.progress(work, seconds * FRAME_RATE + work.beside, title):
+            tell(answering, heard, args.format)
+    answering.end()
+    if as_it_comes:
+        return
+    took = time.perf_counter() - start
+    for file, transcript in zip(files, work.transcripts, strict=True):
+        about = {"file": str(file), "model": args.model, "precision": moshi.checkpoint.precision}
+        about |= {"files_at_once": len(files), "wall_seconds": round(took, 3)}
+        put(in_format(transcript, args.format, about), targets[file], f"{file}:" if len(args.files) > 1 else None)
+
+
+def tell(answering: Answering, heard: list[Heard], form: str) -> None:
+    """Show what a frame brought."""
+    for part in heard:
+        answering.say(part.text if form == "text" else words_lines(part.words))
+
+
+def in_format(transcript: Transcript, form: str, about: dict[str, Any]) -> str:
+    """A transcript as the text of a file; `about` stands at the head of the JSON."""
+    from moshi_mlx.tasks import captions
+
+    if form == "text":
+        return transcript.text.strip() + "\n"
+    if form == "words":
+        return words_lines(transcript.words)
+    if form == "json":
+        return json.dumps(about | as_json(transcript), ensure_ascii=False) + "\n"
+    return (captions.srt if form == "srt" else captions.vtt)(transcript.words)
+
+
+def as_json(transcript: Transcript) -> dict[str, Any]:
+    """What the JSON says about what was heard; `pauses` has one probability per frame of 80 ms, or none."""
+    return {
+        "seconds": transcript.seconds,
+        "text": transcript.text.strip(),
+        "words": [vars(word) for word in transcript.words],
+        "pauses": [round(pause, 4) for pause in transcript.pauses],
+    }
+
+
+def words_lines(words: Sequence[Any]) -> str:
+    """One line a word: start, end, text, with tabs between."""
+    return "".join(f"{word.start:.2f}\t{word.end:.2f}\t{word.text}\n" for word in words)
+
+
+def put(text: str, target: Path | None, heading: str | None) -> None:
+    """Write a transcript to its file, or to stdout under a heading where there are several."""
+    if target is not None:
+        write_text(target, text)
+        return
+    if heading is not None and not text.startswith("{"):
+        print(heading)
+    print(text, end="\n" if heading is not None and not text.startswith("{") else "", flush=True)

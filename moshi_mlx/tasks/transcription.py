@@ -1,0 +1,245 @@
+"""Transcribing: sound in, words with their times out, any number of recordings at once on one model.
+
+The text stands `audio_delay_seconds` behind the sound (Delayed Streams Modeling, section 3); silence goes before
+and after the sound so that the first words are heard and the last ones told. Knows no file and no terminal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..config import END_OF_TEXT_PADDING, LMConfig
+from ..errors import ConfigError
+from ..generator import Frame, Generator
+from ..mimi import FRAME_RATE, FRAME_SIZE, MAX_FRAMES, OVERLAP, SAMPLE_RATE, Mimi, MimiEncoder
+from ..moshi import Moshi
+from ..pipeline import listen
+from ..sampling import Sampling
+from ..text import TextStream, TextTokenizer, Word, WordStream
+
+GREEDY = Sampling(temp=0)
+"""How transcripts are drawn: the likeliest token, always."""
+
+PAUSE_HEAD = 2
+"""Which extra head is read: the four look 0.5, 1, 2 and 3 s ahead, and column 0 is the probability of no speech
+(kyutai-labs/delayed-streams-modeling, stt-rs and stt_from_mic_mlx.py, which take a value above 0.5 for an end)."""
+
+PAUSE = 0.5
+"""Above this probability nobody is expected to speak on."""
+
+_FLUSH_SECONDS = 1.0  # beyond the delay, as in the reference's run_inference
+_LONGEST_WORD = int(FRAME_RATE)  # a word without an end lasts a second at most, as in stt_from_file_pytorch.py
+_ROWS_PER_ENCODER = 4
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How a model's text stands to its sound, in frames of 80 ms and in seconds."""
+
+    prefix: int
+    """Frames of silence before the sound."""
+    delay: float
+    """Seconds that the text is behind."""
+
+    @staticmethod
+    def of(config: LMConfig) -> Timing:
+        """What `stt_config` says; nothing of either without it.
+
+        Raises:
+            ConfigError: its entries are not seconds.
+        """
+        given = config.raw.get("stt_config") or {}
+        keys = ("audio_silence_prefix_seconds", "audio_delay_seconds")
+        values = [given.get(key, 0.0) for key in keys] if isinstance(given, Mapping) else [None]
+        if not all(isinstance(value, (int, float)) and 0 <= value <= 60 for value in values):
+            raise ConfigError(f"config.json: 'stt_config' must give {' and '.join(keys)} between 0 and 60")
+        prefix, delay = values
+        return Timing(math.ceil(prefix * FRAME_RATE), delay)
+
+    @property
+    def flush(self) -> int:
+        """Frames of silence after the sound, until its last word has been told."""
+        return math.ceil((self.delay + _FLUSH_SECONDS) * FRAME_RATE)
+
+    def seconds(self, frame: int) -> float:
+        """Seconds into the sound that the text of a frame belongs to; frames count from the prefix on."""
+        return max(0.0, round((frame - self.prefix) / FRAME_RATE - self.delay, 3))
+
+
+@dataclass(frozen=True)
+class TimedWord:
+    """A word and when it was said, in seconds from the beginning of the sound."""
+
+    text: str
+    start: float
+    end: float
+
+
+class Scribe:
+    """One recording's tokens as words with times.
+
+    Token 0 stands between words: it ends the one before it, as the next word's first piece does. Nothing tells
+    the end of a word before a pause, so it lasts a second at most, or as long as its pieces take.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, timing: Timing):
+        self._words, self._timing = WordStream(tokenizer), timing
+        self.duration = math.inf
+        """Seconds that the sound lasts, once it is known: no word is told for later."""
+
+    def push(self, token: int, frame: int) -> list[TimedWord]:
+        """The words that this token completes; frames count from the silence before the sound on."""
+        words = self._words.push(token, frame)
+        if token == END_OF_TEXT_PADDING:
+            words += self._words.flush()
+        return [self._timed(word, frame) for word in words]
+
+    def flush(self, frame: int) -> list[TimedWord]:
+        """The last word, at the end of `frame` frames."""
+        return [self._timed(word, frame) for word in self._words.flush()]
+
+    def _timed(self, word: Word, frame: int) -> TimedWord:
+        last = max(word.end_frame, min(frame, word.start_frame + _LONGEST_WORD))
+        start, end = (min(self._timing.seconds(at), self.duration) for at in (word.start_frame, last))
+        return TimedWord(word.text, start, end)
+
+
+@dataclass
+class Transcript:
+    """What was said in one recording."""
+
+    text: str = ""
+    words: list[TimedWord] = field(default_factory=list)
+    pauses: list[float] = field(default_factory=list)
+    """For each frame of sound the probability of a pause; empty where the model has no heads for it."""
+    seconds: float = 0.0
+    """How long the sound is."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What one frame brought to one recording's transcript."""
+
+    recording: int
+    text: str
+    """To append to the text."""
+    words: list[TimedWord]
+    """That are now complete."""
+
+
+class Transcription:
+    """Recordings transcribed in step, as one batch; each comes out as it would alone. Iterate over it once.
+
+    Args:
+        moshi: a model that listens.
+        recordings: each as float32 mono blocks at 24 kHz of 1,920 samples; the last one may be shorter. Of about
+            the same length, or the shorter ones wait in silence for the longest.
+        sampling: how the words are drawn.
+        seed: for the sampling.
+
+    Yields:
+        for every frame of 80 ms what it brought to the recordings that have not ended.
+
+    Raises:
+        MoshiError: a recording cannot be read on, or config.json makes no sense.
+    """
+
+    def __init__(
+        self, moshi: Moshi, recordings: Sequence[Iterable[np.ndarray]], sampling: Sampling = GREEDY, seed: int = 0
+    ):
+        timing = Timing.of(moshi.config)
+        self._rows = [_Row(blocks, moshi.text, timing) for blocks in recordings]
+        self._generator = Generator(moshi.lm, text_sampling=sampling, seed=seed, batch_size=len(self._rows))
+        self._encoders = encoders(moshi, len(self._rows))
+        self.beside = timing.prefix + timing.flush
+        """Frames of silence that are heard before and after the sound."""
+
+    @property
+    def transcripts(self) -> list[Transcript]:
+        """What has been made of each recording so far."""
+        return [row.transcript for row in self._rows]
+
+    def __iter__(self) -> Iterator[list[Heard]]:
+        for frame in listen(self._encoders, self._generator, _in_step(self._rows)):
+            heard = zip(self._rows, _split(frame, len(self._rows)), strict=True)
+            yield [Heard(i, *row.hear(*result)) for i, (row, result) in enumerate(heard) if row.open]
+
+
+def encoders(moshi: Moshi, rows: int) -> list[MimiEncoder]:
+    """Encoder objects for so many streams, a few in each: an object uses one core, and 450 MB before it hears."""
+    config, codec = moshi.config, moshi.codec
+    if rows > 1:  # what an object remembers grows with its streams
+        codec = Mimi(codec.path, codec.codebooks, max_frames=max(2 * OVERLAP, MAX_FRAMES // rows))
+    return [codec.encoder(config.user_codebooks) for _ in range(math.ceil(rows / _ROWS_PER_ENCODER))]
+
+
+def pause_of(extra: np.ndarray | None) -> float | None:
+    """The probability of a pause from the extra heads [heads, 6]; None without them."""
+    return None if extra is None or len(extra) <= PAUSE_HEAD else float(extra[PAUSE_HEAD, 0])
+
+
+class _Row:
+    """One recording of a batch: its sound with silence around it, and what has been made of it."""
+
+    def __init__(self, blocks: Iterable[np.ndarray], tokenizer: TextTokenizer, timing: Timing):
+        self.transcript = Transcript()
+        self._timing, self._scribe, self._text = timing, Scribe(tokenizer, timing), TextStream(tokenizer)
+        self._frames = self._with_silence(blocks)
+        self._sound = self._heard = 0
+        self._total = math.inf  # frames; known when the sound has ended
+
+    @property
+    def open(self) -> bool:
+        """Whether there is more of it to hear."""
+        return self._heard < self._total
+
+    def next(self) -> np.ndarray | None:
+        """The next frame [1920], or None once all are given."""
+        return next(self._frames, None)
+
+    def hear(self, token: int, pause: float | None) -> tuple[str, list[TimedWord]]:
+        """Take what the model made of the oldest frame that was given; returns what came to text and words."""
+        transcript, frame = self.transcript, self._heard
+        self._heard += 1
+        if pause is not None and 0 <= frame - self._timing.prefix < self._sound:
+            transcript.pauses.append(pause)
+        text, words = self._text.push(token), self._scribe.push(token, frame)
+        if not self.open:
+            text, words = text + self._text.flush(), words + self._scribe.flush(self._heard)
+        transcript.text += text
+        transcript.words += words
+        return text, words
+
+    def _with_silence(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        timing, silence, samples = self._timing, np.zeros(FRAME_SIZE, np.float32), 0
+        for _ in range(timing.prefix):
+            yield silence
+        for block in blocks:
+            samples += len(block)
+            self._sound += 1
+            yield np.pad(block, (0, FRAME_SIZE - len(block)))
+        self.transcript.seconds = self._scribe.duration = round(samples / SAMPLE_RATE, 3)
+        self._total = timing.prefix + self._sound + timing.flush
+        for _ in range(timing.flush):
+            yield silence
+
+
+def _in_step(rows: Sequence[_Row]) -> Iterator[np.ndarray]:
+    """Frames [B, 1920] until the last row has ended; those that ended before hear silence."""
+    silence = np.zeros(FRAME_SIZE, np.float32)
+    while True:
+        frames = [row.next() for row in rows]
+        if all(frame is None for frame in frames):
+            return
+        yield np.stack([silence if frame is None else frame for frame in frames])
+
+
+def _split(frame: Frame, rows: int) -> Iterator[tuple[int, float | None]]:
+    """Each row's token and probability of a pause."""
+    for row, token in enumerate(np.reshape(frame.text, rows).tolist()):
+        extra = frame.extra if frame.extra is None or rows == 1 else frame.extra[row]
+        yield token, pause_of(extra)

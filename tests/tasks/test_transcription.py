@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import moshi_mlx
+from moshi_mlx.checkpoint.tiny_text import write_tiny_tokenizer
+from moshi_mlx.errors import ConfigError
+from moshi_mlx.generator import Generator
+from moshi_mlx.mimi import FRAME_SIZE
+from moshi_mlx.moshi import Moshi
+from moshi_mlx.tasks import transcription
+from moshi_mlx.tasks.transcription import GREEDY, PAUSE_HEAD, Scribe, TimedWord, Timing, Transcript, Transcription
+from moshi_mlx.text import TextTokenizer
+
+PAD, EPAD = 3, 0
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> TextTokenizer:
+    return TextTokenizer(write_tiny_tokenizer(tmp_path_factory.mktemp("text") / "text.model"))
+
+
+@pytest.fixture(scope="module")
+def model() -> Moshi:
+    return moshi_mlx.load("tiny-stt")
+
+
+def written(tokenizer: TextTokenizer, timing: Timing, tokens: list[int]) -> list[TimedWord]:
+    scribe = Scribe(tokenizer, timing)
+    words = [word for frame, token in enumerate(tokens) for word in scribe.push(token, frame)]
+    return words + scribe.flush(len(tokens))
+
+
+def blocks(sound: np.ndarray) -> list[np.ndarray]:
+    return [sound[start : start + FRAME_SIZE] for start in range(0, len(sound), FRAME_SIZE)]
+
+
+def transcripts(model: Moshi, sounds: list[np.ndarray]) -> list[Transcript]:
+    work = Transcription(model, [blocks(sound) for sound in sounds])
+    heard = [part for parts in work for part in parts]
+    for i, transcript in enumerate(work.transcripts):
+        mine = [part for part in heard if part.recording == i]
+        assert "".join(part.text for part in mine) == transcript.text
+        assert [word for part in mine for word in part.words] == transcript.words
+    return work.transcripts
+
+
+# When words were said.
+
+
+def test_a_word_lasts_from_its_first_piece_to_the_next_boundary(tokenizer):
+    hello, you = tokenizer.encode("hello"), tokenizer.encode("you")
+    tokens = [PAD, PAD, EPAD, *hello, PAD, EPAD, *you, EPAD, PAD]
+    first, second = written(tokenizer, Timing(0, 0.0), tokens)
+    end = 3 + len(hello) + 1
+    assert first == TimedWord("hello", 0.24, round(0.08 * end, 3))
+    assert second == TimedWord("you", round(0.08 * (end + 1), 3), round(0.08 * (end + 1 + len(you)), 3))
+
+
+def test_delay_and_prefix_are_taken_off_and_nothing_is_said_before_the_sound(tokenizer):
+    piece = tokenizer.encode("you")
+    late, delay = [PAD] * 30, 0.5
+    tokens = [*late, EPAD, *piece, EPAD]
+    (word,) = written(tokenizer, Timing(13, delay), tokens)
+    assert word.start == round((31 - 13) * 0.08 - delay, 3)
+    assert word.end == round((31 + len(piece) - 13) * 0.08 - delay, 3)
+    (early,) = written(tokenizer, Timing(13, delay), [EPAD, *piece, EPAD])
+    assert (early.start, early.end) == (0.0, 0.0)
+
+
+def test_a_word_before_a_long_pause_lasts_a_second(tokenizer):
+    piece = tokenizer.encode("you")
+    tokens = [EPAD, *piece, *[PAD] * 60, EPAD, *piece]
+    first, last = written(tokenizer, Timing(0, 0.0), tokens)
+    assert first.end - first.start == pytest.approx(0.96)
+    assert last.end == round(0.08 * len(tokens), 3)
+
+
+def test_words_without_a_boundary_between_them_follow_each_other(tokenizer):
+    tokens = [EPAD, *tokenizer.encode("hello"), *tokenizer.encode("you"), EPAD]
+    first, second = written(tokenizer, Timing(0, 0.0), tokens)
+    assert (first.text, second.text) == ("hello", "you")
+    assert first.end == second.start
+
+
+def test_silence_goes_around_the_sound_as_the_config_says(model):
+    published = {"audio_silence_prefix_seconds": 1.0, "audio_delay_seconds": 2.5}  # stt-2.6b-en
+    timing = Timing.of(replace(model.config, raw={"stt_config": published}))
+    assert (timing.prefix, timing.delay, timing.flush) == (13, 2.5, 44)
+    assert Timing.of(replace(model.config, raw={})) == Timing(0, 0.0)
+    for broken in ({"audio_delay_seconds": "half"}, {"audio_delay_seconds": -1}, [0.5]):
+        with pytest.raises(ConfigError, match="audio_delay_seconds"):
+            Timing.of(replace(model.config, raw={"stt_config": broken}))
+
+
+# From sound to text.
+
+
+def test_a_transcript_is_what_the_model_makes_of_the_sound_and_the_silence_around_it(model, speechlike):
+    """Frame by frame through codec and model by hand, with a prefix as the 2.6B model has one."""
+    sound = speechlike(9)[:-700]
+    raw = {**model.config.raw, "stt_config": {"audio_silence_prefix_seconds": 0.2, "audio_delay_seconds": 0.5}}
+    checkpoint = replace(model.checkpoint, config=replace(model.config, raw=raw))
+    (transcript,) = transcripts(replace(model, checkpoint=checkpoint), [sound])
+    padded = np.concatenate([np.zeros(3 * FRAME_SIZE), sound, np.zeros(700 + 19 * FRAME_SIZE)]).astype(np.float32)
+    encoder, generator = model.encoder(), Generator(model.lm, text_sampling=GREEDY)
+    frames = [generator.step(encoder.encode(frame)) for frame in padded.reshape(-1, FRAME_SIZE)]
+    tokens = [int(frame.text) for frame in frames]
+    assert transcript.words == [
+        replace(word, start=min(word.start, transcript.seconds), end=min(word.end, transcript.seconds))
+        for word in written(model.text, Timing(3, 0.5), tokens)
+    ]
+    pauses = [frame.extra[PAUSE_HEAD, 0] for frame in frames if frame.extra is not None]
+    np.testing.assert_array_equal(transcript.pauses, np.array(pauses[3 : 3 + 9], float))
+    assert transcript.seconds == round(len(sound) / 24_000, 3)
+
+
+def test_recordings_in_one_batch_come_out_as_alone(model, speechlike, monkeypatch):
+    monkeypatch.setattr(transcription, "_ROWS_PER_ENCODER", 2)
+    sounds = [speechlike(length, seed)[: length * FRAME_SIZE - 17 * seed] for seed, length in enumerate((14, 3, 1))]
+    together = transcripts(model, sounds)
+    for transcript, sound in zip(together, sounds, strict=True):
+        (alone,) = transcripts(model, [sound])
+        assert transcript.text == alone.text
+        assert transcript.words == alone.words
+        assert len(transcript.pauses) == math.ceil(len(sound) / FRAME_SIZE)
+        np.testing.assert_allclose(transcript.pauses, alone.pauses, rtol=0, atol=1e-6)
+
+
+def test_silence_after_a_recording_does_not_depend_on_how_long_the_others_are(model, speechlike):
+    short, long = speechlike(2, 1), speechlike(8, 2)
+    assert transcripts(model, [short, long])[0] == transcripts(model, [short, short])[0]
