@@ -51,6 +51,14 @@ class DuplexStats:
     line: LineStats = field(default_factory=LineStats)
     speaker: SpeakerStats = field(default_factory=SpeakerStats)
 
+    def sound(self) -> dict[str, float]:
+        """What corrections and the devices' own faults have come to, ready for JSON; see `LineStats`."""
+        return {
+            "cut_samples": self.speaker.cut_samples,
+            "inserted_samples": self.speaker.inserted_samples,
+            **{name: round(value, 1) for name, value in vars(self.line).items()},
+        }
+
     @property
     def silent_microphone(self) -> bool:
         """Only digital zeros for two seconds: on macOS, permission to use the microphone is missing."""
@@ -165,6 +173,12 @@ class Duplex:
             self.stats.speaker.discarded_samples += FRAME_SAMPLES
         else:
             line.speaker.write(frame)
+
+    @property
+    def queued_seconds(self) -> float:
+        """How much of what was written is still to be played; 0 while no device is open."""
+        line = self._line
+        return 0.0 if line is None else line.speaker.waiting_seconds
 
     def drain(self) -> None:
         """Wait until the speaker has played all that was written, or can play no more."""

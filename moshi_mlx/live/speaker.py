@@ -91,6 +91,11 @@ class Speaker:
         """Samples that wait, at the device's rate."""
         return len(self._ring)
 
+    @property
+    def waiting_seconds(self) -> float:
+        """The same, as time."""
+        return self.waiting / self._rate
+
     def _keep_pace(self, samples: np.ndarray) -> np.ndarray:
         """Take back delay that no frame needs, at most three quarters of a frame with each."""
         surplus = self._surplus()
