@@ -8,10 +8,17 @@ from __future__ import annotations
 import math
 
 from ..config import LMConfig
-from .names import Merge, merges, published_shapes
+from .names import Merge, is_condition, merges, published_shapes, tensor_of
 
 STORED_BITS = {16: 16.0, 8: 8.5, 4: 5.0}
 """Bits that a weight takes in the file: a scale and a bias of 16 bits each per group, 64 weights at q8, 32 at q4."""
+RESERVE = 300 * 2**20
+"""What a step needs beside weights, keys and values."""
+
+
+def needed_bytes(config: LMConfig, bits: int) -> int:
+    """Bytes of memory for a conversation of any length, codec not included."""
+    return model_bytes(config, bits) + window_bytes(config) + RESERVE
 
 
 def parameters(config: LMConfig) -> int:
@@ -47,13 +54,16 @@ def _shapes(config: LMConfig) -> dict[Merge, tuple[int, ...]]:
     published = published_shapes(config)
     found = {}
     for merge in merges(config, lambda module: None):
-        parts = [published[f"{module}.weight"] for module in merge.published]
-        found[merge] = (sum(part[0] for part in parts), *parts[0][1:])
+        parts = [published[tensor_of(module)] for module in merge.published]
+        first, last = merge.rows or (0, sum(part[0] for part in parts))
+        found[merge] = (last - first, *parts[0][1:])
     return found
 
 
 def _read(config: LMConfig, merge: Merge, shape: tuple[int, ...]) -> float:
-    """How often a frame reads a tensor; less than once where it is looked up in."""
+    """How often a frame reads a tensor; less than once where it is looked up in, never what conditions pass through."""
+    if is_condition(merge.published[0]) or merge.name.endswith(".kv_proj"):
+        return 0
     if merge.zero_row:
         return len(merge.published) / shape[0]
     if config.depth is not None and merge.name.startswith("depformer.weights."):
