@@ -83,6 +83,8 @@ class KyutaiKeys(Keys):
     def config(self) -> LMConfig:
         """All of it."""
         self.left.pop("lora", None)
+        if self.left.get("cross_attention") == []:  # as hibiki-2b writes that it has none
+            del self.left["cross_attention"]
         if self.raw.get("lora_name") or self.raw.get("lora"):
             raise self.fail("'lora' weights are not supported; fuse them into the checkpoint first")
         n_q, dep_q = (self.count(key, least=0, most=MOST_LAYERS) for key in ("n_q", "dep_q"))
