@@ -192,10 +192,6 @@ class LMConfig:
         return LMConfig.from_dict(raw, str(path))
 
 
-def check_runnable(config: LMConfig) -> None:
-    """Refuse, by name, what the configuration asks for and this version cannot run: reading it has done so."""
-
-
 MOSHI_7B: dict[str, Any] = {
     "dim": 4096, "num_layers": 32, "num_heads": 32, "hidden_scale": 4.125, "context": 3000, "max_period": 10000,
     "gating": "silu", "norm": "rms_norm_f32", "positional_embedding": "rope", "causal": True, "layer_scale": None,

@@ -23,7 +23,7 @@ import numpy as np
 from moshi_mlx.checkpoint.companions import companion
 from moshi_mlx.checkpoint.formats import Format
 from moshi_mlx.checkpoint.inspect import INDEX, MIMI, TOKENIZER, Checkpoint, inspect
-from moshi_mlx.checkpoint.names import published_shapes
+from moshi_mlx.checkpoint.names import is_condition, module_of, published_shapes, tensor_of
 from moshi_mlx.errors import CheckpointError, MoshiError
 from moshi_mlx.memory import free_disk, human_bytes
 
@@ -173,9 +173,9 @@ def _write(
     if calibrated is not None:
         rows = {part: array[block.start : block.stop] for part, array in calibrated.items()}
     elif form is None or form != reader.format(block.module):
-        rows = quantized(reader.dense(block, rows), form)
+        rows = quantized(reader.dense(block, rows, mx.float32 if is_condition(block.module) else mx.bfloat16), form)
     for part, data in rows.items():
-        writer.write(f"{block.module}.{part}", block.start, data)
+        writer.write(tensor_of(block.module) if part == "weight" else f"{block.module}.{part}", block.start, data)
     writer.block_done()
 
 
@@ -202,10 +202,10 @@ def _digest(override: Override) -> str:
 
 
 def _entries(name: str, shape: tuple[int, ...], formats: Formats) -> Iterator[Entry]:
-    module = name.removesuffix(".weight")
+    module = module_of(name)
     form = formats.get(module)
     if form is None:
-        yield Entry(name, "BF16", shape)
+        yield Entry(name, "F32" if is_condition(name) else "BF16", shape)
         return
     groups = (shape[0], shape[1] // form.group_size)
     yield Entry(name, "U32", (shape[0], shape[1] * form.bits // 32))

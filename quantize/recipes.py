@@ -6,11 +6,12 @@ What a recipe weighs is a fact and computed here. What it costs in quality only 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
 from moshi_mlx.checkpoint.formats import Format
-from moshi_mlx.checkpoint.names import Shape, published_shapes
+from moshi_mlx.checkpoint.names import matrices, module_of, published_shapes
 from moshi_mlx.config import LMConfig
 from moshi_mlx.errors import MoshiError
 
@@ -143,15 +144,9 @@ def _advice(config: LMConfig) -> str:
     return f"groups of {' or '.join(map(str, fitting))} do"
 
 
-def matrices(config: LMConfig) -> dict[str, Shape]:
-    """Published modules that MLX quantizes: linear layers and embeddings, without `.weight`."""
-    shapes = published_shapes(config)
-    return {name.removesuffix(".weight"): shape for name, shape in shapes.items() if len(shape) == 2}
-
-
 def part_of(module: str, config: LMConfig) -> str:
     """Where a published module belongs: one of PARTS."""
-    if module == "text_emb" or module.startswith("audio_embs."):
+    if module.startswith(("text_emb", "audio_embs.")):
         return "embeddings"
     if module.startswith("depformer."):
         rest = module.split(".", 3)[3]
@@ -190,13 +185,13 @@ def size_of(config: LMConfig, formats: Formats) -> Size:
     parts: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
     parameters = frame = 0
     for name, shape in published_shapes(config).items():
-        module = name.removesuffix(".weight")
-        columns = shape[1] if len(shape) == 2 else 1
+        module = module_of(name)
+        columns = math.prod(shape[1:])
         row = row_bytes(columns, formats.get(module))
         part = part_of(module, config)
         parts[part] += shape[0] * row
         parameters += shape[0] * columns
-        looked_up = part == "embeddings" and not module.endswith("low_rank")
+        looked_up = part == "embeddings" and not module.endswith((".low_rank", ".out1", ".out2"))
         frame += row if looked_up else shape[0] * row
     return Size(parameters, sum(parts.values()), frame, dict(parts))
 

@@ -6,6 +6,7 @@ Only the rows asked for are read. `fetch` touches no MLX and may run in another 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from moshi_mlx.checkpoint.formats import Format
 from moshi_mlx.checkpoint.inspect import Checkpoint
-from moshi_mlx.checkpoint.names import Source, published_shapes
+from moshi_mlx.checkpoint.names import Source, module_of, published_shapes, tensor_of
 from moshi_mlx.errors import CheckpointError
 
 BLOCK_BYTES = 32 * 2**20
@@ -54,11 +55,11 @@ class SourceReader:
         """The whole checkpoint, cut into pieces of about 32 MB."""
         found = []
         for name, shape in published_shapes(self.checkpoint.config).items():
-            row = 2 * (shape[1] if len(shape) == 2 else 1)
+            row = 2 * math.prod(shape[1:])
             step = max(1, BLOCK_BYTES // row)
             for start in range(0, shape[0], step):
                 stop = min(start + step, shape[0])
-                found.append(Block(name.removesuffix(".weight"), start, stop, (stop - start) * row))
+                found.append(Block(module_of(name), start, stop, (stop - start) * row))
         return found
 
     def format(self, module: str) -> Format | None:
@@ -99,7 +100,7 @@ class SourceReader:
     def array(self, module: str, part: str, raw: np.ndarray) -> mx.array:
         """Fetched rows as MLX stores them."""
         array = mx.array(raw)
-        first = self.checkpoint.sources[f"{module}.weight"][0]
+        first = self.checkpoint.sources[tensor_of(module)][0]
         return array.view(mx.bfloat16) if self._place(first, part).dtype == "BF16" else array
 
     def close(self) -> None:
@@ -116,7 +117,7 @@ class SourceReader:
     def _rows(self, block: Block, part: str) -> np.ndarray:
         """The block's rows, out of each tensor that holds some of them."""
         found, above = [], 0
-        for source in self.checkpoint.sources[f"{block.module}.weight"]:
+        for source in self.checkpoint.sources[tensor_of(block.module)]:
             height = source.rows or block.stop
             start, stop = max(block.start - above, 0), min(block.stop - above, height)
             if start < stop:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import LMConfig, check_runnable
+from ..config import LMConfig
 from ..errors import CheckpointError, MoshiError
 from .choice import PRECISIONS, choose_bits
 from .companions import CODEC, COMPANIONS, companion, companion_files, companion_here, fetch_companion, roles_of
@@ -177,7 +177,6 @@ def _checkpoint(repo: str, revision: str, how: Fetching, companions: bool) -> Pa
 def _download(repo: str, revision: str, how: Fetching, companions: bool) -> Path:
     files = list_files(repo, revision)
     config = remote_config(files)
-    check_runnable(config)
     weights = remote_weights(repo, config, files)
     wanted = [files[name] for name in weights]
     if companions:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ..config import LMConfig, check_runnable
+from ..config import LMConfig
 from ..errors import CheckpointError
 from .formats import FLOAT_MODES, Format, check_declared
 from .helium import HELIUM_WEIGHTS, preset
-from .names import Shape, Source, published_shapes
+from .names import Shape, Source, matrices, published_shapes
 from .sources import Sources, find_sources, vocabulary
 
 UNFINISHED = ".partial"
@@ -70,7 +70,7 @@ class Checkpoint:
     @cached_property
     def formats(self) -> dict[str, Format | None]:
         """Format of every published module with a matrix; None where it is not quantized."""
-        return {name: _format(self, name, shape[1]) for name, shape in _matrices(self.config)}
+        return {name: _format(self, name, shape[1]) for name, shape in matrices(self.config).items()}
 
     @property
     def nbytes(self) -> int:
@@ -99,16 +99,25 @@ def inspect(folder: str | Path) -> Checkpoint:
         ConfigError: config.json is not understood.
         CheckpointError: the files are not what the configuration asks for.
     """
-    folder = Path(folder).expanduser()
+    checkpoint = read_folder(Path(folder).expanduser())
+    verify(checkpoint)
+    return checkpoint
+
+
+def read_folder(folder: Path) -> Checkpoint:
+    """What `inspect` reads, without comparing the two.
+
+    Raises:
+        ConfigError: config.json is not understood.
+        CheckpointError: there is no such folder, or a file in it is broken.
+    """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; give one that holds config.json and model.safetensors")
     if folder.name.endswith(UNFINISHED):
         raise CheckpointError(f"{folder} is unfinished: repeat the command that was writing it, with --resume")
     config = read_config(folder)
     files = _weight_files(folder, config)
-    checkpoint = Checkpoint(folder, config, files, gather(map(read_header, files)))
-    _check(checkpoint)
-    return checkpoint
+    return Checkpoint(folder, config, files, gather(map(read_header, files)))
 
 
 def read_config(folder: Path) -> LMConfig:
@@ -195,11 +204,6 @@ def read_header(file: Path) -> dict[str, Tensor]:
             return {n: Tensor(file, str(s.get_dtype()), tuple(s.get_shape())) for n, s in slices.items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{file} is truncated or not a safetensors file ({error}); download it again") from None
-
-
-def _matrices(config: LMConfig) -> list[tuple[str, Shape]]:
-    shapes = published_shapes(config)
-    return [(name.removesuffix(".weight"), shape) for name, shape in shapes.items() if len(shape) == 2]
 
 
 def _format(checkpoint: Checkpoint, module: str, width: int) -> Format | None:
@@ -290,8 +294,13 @@ def differences(checkpoint: Checkpoint) -> Differences:
     )
 
 
-def _check(checkpoint: Checkpoint) -> None:
-    check_runnable(checkpoint.config)  # first: what it asks for would look like tensors left over
+def verify(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that this version cannot run, or whose files are not what its configuration asks for.
+
+    Raises:
+        ConfigError: what it asks for cannot be run.
+        CheckpointError: the first difference.
+    """
     where, found = checkpoint.folder, differences(checkpoint)
     if found.missing:
         raise CheckpointError(f"{where}: {_some(found.missing)} missing; the file is incomplete or of another model")

@@ -7,6 +7,7 @@ itself and never the file twice.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -19,10 +20,7 @@ from ..model.lm import LM, Layout
 from . import sizes
 from .formats import Format
 from .inspect import Checkpoint, inspect
-from .names import Merge, Source, merges
-
-_RESERVE = 300 * 2**20
-"""What a step needs beside weights, keys and values."""
+from .names import Merge, Source, is_condition, merges, tensor_of
 
 
 def load_lm(folder: str | Path) -> LM:
@@ -43,7 +41,7 @@ def load_checkpoint(checkpoint: Checkpoint) -> LM:
     lm = LM(config, _layout(plan))
     by_name = {merge.name: formats.get(merge.published[0]) for merge in plan}
     nn.quantize(lm, class_predicate=lambda path, _: _quantize_as(by_name.get(path)))
-    reader = _Reader(checkpoint)
+    reader = _Reader(checkpoint, [module for merge in plan for module in merge.published])
     # The network's own random weights are lazy and never computed: each is replaced before it is used.
     lm.load_weights([pair for merge in plan for pair in reader.read(merge)], strict=True)
     mx.clear_cache()
@@ -53,7 +51,7 @@ def load_checkpoint(checkpoint: Checkpoint) -> LM:
 
 def memory_needed(checkpoint: Checkpoint) -> int:
     """Bytes to run a checkpoint through a conversation of any length: weights, keys and values, a reserve."""
-    return checkpoint.nbytes + window_bytes(checkpoint) + _RESERVE
+    return checkpoint.nbytes + window_bytes(checkpoint) + sizes.RESERVE
 
 
 def window_bytes(checkpoint: Checkpoint) -> int:
@@ -80,7 +78,7 @@ def check_memory(checkpoint: Checkpoint) -> None:
 
 def _layout(plan: list[Merge]) -> Layout:
     return Layout(
-        [len(merge.published) for merge in plan if merge.name.startswith("embed.")],
+        [len(merge.published) for merge in plan if merge.name.startswith("embed.parts.")],
         [len(merge.published) for merge in plan if merge.name.startswith("depformer.linear_in.")],
     )
 
@@ -92,7 +90,7 @@ def _quantize_as(form: Format | None) -> dict[str, int | str] | bool:
 class _Reader:
     """Reads published tensors out of a checkpoint's files, letting go of each as soon as it is used."""
 
-    def __init__(self, checkpoint: Checkpoint):
+    def __init__(self, checkpoint: Checkpoint, read: Iterable[str]):
         self._checkpoint = checkpoint
         self._arrays: dict[str, mx.array] = {}
         try:
@@ -102,23 +100,25 @@ class _Reader:
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.folder} cannot be read: {error}") from None
         self._dtype = self._activation_type()
-        self._uses = Counter(source.name for sources in checkpoint.sources.values() for source in sources)
+        self._uses = Counter(source.name for module in read for source in checkpoint.sources[tensor_of(module)])
         self._taken: Counter[str] = Counter()
 
     def read(self, merge: Merge) -> list[tuple[str, mx.array]]:
         """The tensors of one module of our network: weight and, where quantized, scales and biases."""
         pairs = []
         for part in ("weight", "scales", "biases"):
-            sources = [s for module in merge.published for s in self._checkpoint.sources[f"{module}.weight"]]
+            sources = [s for module in merge.published for s in self._checkpoint.sources[tensor_of(module)]]
             if part != "weight" and sources[0].part_name(part) not in self._arrays:
                 continue
             rows = [self._take(source, part) for source in sources]
+            if merge.rows:
+                rows = [rows[0][slice(*merge.rows)]]
             if merge.zero_row:
                 rows.append(mx.zeros_like(rows[0][:1]))
             array = rows[0] if len(rows) == 1 else mx.concatenate(rows)
             del rows
             self._evaluate(array, sources[0].part_name(part))
-            pairs.append((f"{merge.name}.{part}", array))
+            pairs.append((tensor_of(merge.name) if part == "weight" else f"{merge.name}.{part}", array))
         return pairs
 
     def _evaluate(self, array: mx.array, name: str) -> None:
@@ -137,8 +137,8 @@ class _Reader:
         if source.parts > 1:
             rows = array.shape[0] // source.parts
             array = array[source.part * rows : (source.part + 1) * rows]
-        floating = mx.issubdtype(array.dtype, mx.floating)
-        return array.astype(self._dtype) if floating else array
+        dtype = mx.float32 if is_condition(name) else self._dtype
+        return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
 
     def _activation_type(self) -> mx.Dtype:
         """The type that the network runs in: that of the text head, or of its scales."""

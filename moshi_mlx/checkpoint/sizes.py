@@ -28,18 +28,31 @@ def parameters(config: LMConfig) -> int:
 
 def model_bytes(config: LMConfig, bits: int) -> int:
     """Bytes of all weights when every matrix is stored in `bits` (16, 8 in groups of 64, 4 in groups of 32)."""
-    return int(sum(_stored(shape, bits) for shape in _shapes(config).values()))
+    return int(sum(_stored(merge, shape, bits) for merge, shape in _shapes(config).items()))
 
 
 def frame_bytes(config: LMConfig, bits: int, position: int | None = None) -> int:
     """Bytes that one frame must read at batch 1.
 
     Every matrix, those of a depth step once for each step that uses them; one row of each embedding; the keys
-    and values of the positions up to `position`, or of a full window when it is None.
+    and values of the positions up to `position`, or of a full window when it is None. What is worked out once for a
+    whole conversation (conditions, and the keys and values that they are attended to by) is not read again.
     """
-    shapes = _shapes(config)
-    weights = sum(_stored(shape, bits) * _read(config, merge, shape) for merge, shape in shapes.items())
+    weights = sum(
+        _stored(merge, shape, bits) * _times_read(config, merge, shape[0]) for merge, shape in _shapes(config).items()
+    )
     return int(weights) + window_bytes(config, position)
+
+
+def _times_read(config: LMConfig, merge: Merge, rows: int) -> float:
+    """How often a frame reads a tensor of the network of so many rows: less than once where it is looked up in."""
+    if merge.zero_row:
+        return len(merge.published) / rows
+    if is_condition(merge.published[0]) or merge.name.endswith(".kv_proj"):
+        return 0
+    if config.depth is not None and merge.name.startswith("depformer.weights."):
+        return config.depth.schedule.count(int(merge.name.split(".")[2]))
+    return 1
 
 
 def window_bytes(config: LMConfig, position: int | None = None) -> int:
@@ -55,22 +68,15 @@ def _shapes(config: LMConfig) -> dict[Merge, tuple[int, ...]]:
     found = {}
     for merge in merges(config, lambda module: None):
         parts = [published[tensor_of(module)] for module in merge.published]
-        first, last = merge.rows or (0, sum(part[0] for part in parts))
-        found[merge] = (last - first, *parts[0][1:])
+        rows = sum(part[0] for part in parts)
+        if merge.rows:
+            rows = merge.rows[1] - merge.rows[0]
+        found[merge] = (rows, *parts[0][1:])
     return found
 
 
-def _read(config: LMConfig, merge: Merge, shape: tuple[int, ...]) -> float:
-    """How often a frame reads a tensor; less than once where it is looked up in, never what conditions pass through."""
-    if is_condition(merge.published[0]) or merge.name.endswith(".kv_proj"):
-        return 0
-    if merge.zero_row:
-        return len(merge.published) / shape[0]
-    if config.depth is not None and merge.name.startswith("depformer.weights."):
-        return config.depth.schedule.count(int(merge.name.split(".")[2]))
-    return 1
-
-
-def _stored(shape: tuple[int, ...], bits: int) -> float:
-    """Bytes of a tensor; norms stay in 16 bits whatever the matrices are stored in."""
+def _stored(merge: Merge, shape: tuple[int, ...], bits: int) -> float:
+    """Bytes of a tensor: conditioners stay in 32 bits, and norms in 16, whatever the matrices are stored in."""
+    if is_condition(merge.published[0]):
+        return 4 * math.prod(shape)
     return math.prod(shape) * (STORED_BITS[bits] if len(shape) == 2 else 16) / 8
