@@ -7,7 +7,7 @@ it belongs to the thread that made the generator.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -22,6 +22,9 @@ from .model.kv_cache import KVCache, LayerCache
 from .model.lm import LM
 from .sampling import AUDIO_SAMPLING, TEXT_SAMPLING, Sampling
 from .streams import StreamGrid, check_codes, check_replacement, check_text
+
+STRETCH = 512
+"""Given positions that are read at once: more would take more memory for their scores, and not be faster."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -110,13 +113,10 @@ class Generator:
         """Begin a new conversation with the same seed, and the same conditions unless others are given."""
         if conditions is not None:
             self._tell(conditions)
-        self._cache.clear()
-        self._grid = StreamGrid(self.config, self.batch_size, self.codebooks)
-        self._step = 0
-        self._begun: _Begun | None = None
+        self._start()
         if not self._cut:
             # The reference's first step reads initial tokens only. Done before the audio starts, it costs no frame.
-            self._advance(np.zeros(self._user_shape, np.int32), np.full(self.batch_size, SAMPLE, np.int32), False)
+            self._advance_freely()
 
     def skip_to(self, position: int) -> None:
         """Go on as after `position` frames of nothing, all of them in the window: a long conversation, to be timed.
@@ -146,6 +146,33 @@ class Generator:
         """
         user = check_codes(user_codes, self._user_shape, self.config.card)
         return self._advance(user, check_text(text, self.batch_size, self.config.text_tokens), logits)
+
+    def prefill(self, text: Sequence[int], logits: bool = False) -> Frame:
+        """Begin anew with a text that is given, and write the token after it.
+
+        What `step` with forced text would do token by token, in one pass (of several stretches where it is long) and
+        one step. For models of text alone.
+
+        Args:
+            text: tokens; none of them is the one that begins.
+            logits: also return the scores.
+
+        Raises:
+            MoshiError: the model has sound, or a token is out of range.
+        """
+        if self.config.n_q:
+            raise MoshiError("only a model of text alone can be given its beginning at once")
+        given = [check_text(token, self.batch_size, self.config.text_tokens) for token in text]
+        columns = np.stack([np.full(self.batch_size, self.config.text_initial, np.int32), *given], axis=1)
+        self._start()
+        for first, last in stretches(len(given), self.config.transformer.context):
+            self._cache.make_room(last - 1)
+            read = mx.array(columns[:, first:last, None])
+            self._cache.layers = self.lm.read(read, first, self._cache.layers)
+            mx.eval(self._cache.layers)
+        self._step = len(given)
+        self._grid.finish(self._step - 1, columns[:, -1:])
+        return self._advance_freely(logits)
 
     def begin(self, user_codes: object = None, logits: bool = False) -> int | np.ndarray:
         """The first half of a frame: take the user's, sample the text token; the host says which is to be.
@@ -198,6 +225,16 @@ class Generator:
     @property
     def _user_shape(self) -> tuple[int, int]:
         return self.batch_size, self.config.user_codebooks
+
+    def _start(self) -> None:
+        self._cache.clear()
+        self._grid = StreamGrid(self.config, self.batch_size, self.codebooks)
+        self._step = 0
+        self._begun: _Begun | None = None
+
+    def _advance_freely(self, logits: bool = False) -> Frame:
+        """A step without a user in which all is sampled."""
+        return self._advance(np.zeros(self._user_shape, np.int32), np.full(self.batch_size, SAMPLE, np.int32), logits)
 
     def _advance(self, user: np.ndarray, forced: np.ndarray, logits: bool) -> Frame:
         column, control, full = self._enter(user)
@@ -268,3 +305,12 @@ class Generator:
             raise MoshiError("guidance needs a model with conditions; this one has none")
         if masked is not None and len(masked) != self.batch_size:
             raise MoshiError(f"masked_until has {len(masked)} entries, and there are {self.batch_size} conversations")
+
+
+def stretches(count: int, context: int) -> Iterator[tuple[int, int]]:
+    """Positions 0 to count - 1, cut (first, after the last) so that none is long or passes the ring's end."""
+    first = 0
+    while first < count:
+        last = min(count, first + STRETCH, first - first % context + context)
+        yield first, last
+        first = last

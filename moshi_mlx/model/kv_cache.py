@@ -63,7 +63,7 @@ class KVCache:
         """Grow, layer by layer so that the peak stays low, if `position` does not fit yet."""
         if position < self.capacity or self.capacity == self._sizes[-1]:
             return
-        capacity = next(size for size in self._sizes if size > self.capacity)
+        capacity = next((size for size in self._sizes if size > position), self._sizes[-1])
         for i in range(len(self.layers)):
             keys, values = self.layers[i]
             room = [(0, 0), (0, 0), (0, capacity - keys.shape[2]), (0, 0)]
@@ -81,6 +81,21 @@ def ring_mask(position: mx.array, capacity: int) -> mx.array:
     return mx.arange(capacity) <= position
 
 
+def stretch_mask(position: int, time: int, context: int) -> mx.array:
+    """[T, filled + T]: which of the ring's filled slots, and then of the stretch itself, each of its positions sees.
+
+    Args:
+        position: of the stretch's first; the ring holds those before it.
+        time: T, positions in the stretch.
+        context: how many the last one sees, itself included.
+    """
+    slots = mx.arange(min(position, context))
+    held = position - 1 - (position - 1 - slots) % context  # the latest position that belongs into each slot
+    keys = mx.concatenate([held, position + mx.arange(time)])
+    queries = position + mx.arange(time)[:, None]
+    return (keys <= queries) & (keys > queries - context)
+
+
 def write_ring(cache: LayerCache, keys: mx.array, values: mx.array, slot: mx.array) -> LayerCache:
-    """The rings with one step's keys and values [B, Hkv, 1, D] at `slot` [1], in the same memory."""
+    """The rings with the keys and values of T steps, [B, Hkv, T, D], from `slot` [1] on, in the same memory."""
     return mx.slice_update(cache[0], keys, slot, axes=(2,)), mx.slice_update(cache[1], values, slot, axes=(2,))

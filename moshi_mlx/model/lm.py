@@ -160,6 +160,12 @@ class LM(nn.Module):
         x = self.out_norm(x)
         return Heard(x, self.text_linear(x), cache)
 
+    def read(self, columns: mx.array, position: int, cache: list[LayerCache]) -> list[LayerCache]:
+        """Take columns that are given, [B, T, streams], into the rings at once; see TemporalTransformer.read."""
+        batch, time, streams = columns.shape
+        x = self.embed(columns.reshape(-1, streams)).reshape(batch, time, -1)
+        return self.transformer.read(x, position, cache)
+
     def extra(self, hidden: mx.array) -> list[mx.array]:
         """Each extra head's probabilities, [B, extra_heads_dim]."""
         return [mx.softmax(head(hidden), axis=-1, precise=True) for head in self.extra_heads]

@@ -9,7 +9,7 @@ import mlx.nn as nn
 
 from ..config import TransformerConfig
 from .kernels import Rotation, attention
-from .kv_cache import LayerCache, ring_mask, write_ring
+from .kv_cache import LayerCache, ring_mask, stretch_mask, write_ring
 from .layers import Attend, Block, Memory
 
 
@@ -80,6 +80,37 @@ class TemporalTransformer(nn.Module):
         for layer, rings, seen in zip(self.layers, cache, memory or self._nothing, strict=True):
             x = layer(x, attend_to(rings), seen)
         return x, updated
+
+    def read(self, x: mx.array, position: int, cache: list[LayerCache]) -> list[LayerCache]:
+        """A stretch of given positions at once, where `step` would take them one by one.
+
+        Args:
+            x: [B, T, dim]; the stretch may reach the ring's end and not pass it.
+            position: of the first, the next after those in the rings.
+            cache: the rings, which are given up and the list emptied: go on with those that come back.
+
+        Returns:
+            the rings with the stretch in them, all that a later step needs of it.
+        """
+        config, (batch, time, _) = self._config, x.shape
+        filled, slot = min(position, config.context), mx.array([position % config.context])
+        mask, rotation = stretch_mask(position, time, config.context), Rotation(config, position, time)
+        updated: list[LayerCache] = []
+
+        def attend_to(rings: LayerCache) -> Attend:
+            def attend(projected: mx.array) -> mx.array:
+                split = projected.reshape(batch, time, sum(self._heads), config.head_dim).swapaxes(1, 2)
+                q, *new = self._turned(split, rotation)
+                k, v = (mx.concatenate([ring[:, :, :filled], own], 2) for ring, own in zip(rings, new, strict=True))
+                updated.append(write_ring(rings, *new, slot))
+                return attention(q, k, v, mask).swapaxes(1, 2).reshape(-1, config.dim)
+
+            return attend
+
+        x = x.reshape(-1, config.dim)
+        for layer in self.layers:
+            x = layer(x, attend_to(cache.pop(0)), None)
+        return updated
 
     @property
     def _nothing(self) -> list[None]:
