@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from moshi_mlx.live.conversation import Conversation
     from moshi_mlx.live.devices import Device
-    from moshi_mlx.live.echo import EchoCanceller
+    from moshi_mlx.live.echo_switch import EchoSwitch
     from moshi_mlx.moshi import Moshi
 
     from .follow import View
@@ -31,8 +31,6 @@ HELP = "talk with Moshi through the microphone and the speaker"
 EXAMPLE = "moshi-mlx chat --record recordings"
 
 BLOCK_SIZES = range(32, 9601)
-HEADPHONES = ("headphone", "headset", "airpods", "earpods", "earphone", "earbuds", "buds", "wh-1000", "wf-1000")
-"""Parts of the names of what is worn on the ears: nothing of it reaches the microphone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,12 +68,12 @@ def run(args: argparse.Namespace) -> int:
     if args.block_size not in BLOCK_SIZES:
         least, most = BLOCK_SIZES[0], BLOCK_SIZES[-1]
         raise MoshiError(f"--block-size must lie between {least} and {most} samples, not {args.block_size}")
-    canceller = choose_canceller(args.echo_cancellation, find_speaker(args))
+    echo = choose_echo(args.echo_cancellation, find_speaker(args))
     note(f"loading {args.model}")
     make_sampling(args)  # a wrong flag shows before gigabytes are looked at
     moshi = load_model(args, Kind.CONVERSE)
     with status("warming up"):
-        conversation = make_conversation(args, moshi, canceller)
+        conversation = make_conversation(args, moshi, echo)
     view = choose_view(conversation, args)
     with stopped_by_signals(conversation.stop), follow(conversation, view):
         summary = conversation.run()
@@ -98,41 +96,31 @@ def find_speaker(args: argparse.Namespace) -> Device:
     return speaker
 
 
-def choose_canceller(wanted: bool | None, speaker: Device) -> EchoCanceller | None:
-    """An echo canceller, or None; a note tells which and why.
+def choose_echo(wanted: bool | None, speaker: Device) -> EchoSwitch | None:
+    """What cancels echo, or None; a note tells which and why. Left to itself it follows the speaker.
 
     Raises:
         MoshiError: it was asked for and is not installed.
     """
     from moshi_mlx.live.echo import EchoCanceller, available
+    from moshi_mlx.live.echo_switch import EchoSwitch
 
-    if wanted is None:
-        if wears_headphones(speaker):
-            note(f"echo cancellation is off: {speaker.name} is worn on the ears (--echo-cancellation turns it on)")
-            return None
-        if not available():
-            note(
-                "echo cancellation is off, and without headphones Moshi will hear itself: livekit is not installed "
-                "(pip install 'moshi-mac[aec]')"
-            )
-            return None
     if wanted is False:
         note("echo cancellation is off, as you asked: wear headphones, or Moshi will hear itself")
         return None
-    canceller = EchoCanceller()
-    why = (
-        "as you asked" if wanted else f"{speaker.name} is heard by the microphone (--no-echo-cancellation turns it off)"
-    )
-    note(f"echo cancellation is on: {why}")
-    return canceller
+    if wanted is None and not available():
+        note(
+            "echo cancellation is off, and without headphones Moshi will hear itself: livekit is not installed "
+            "(pip install 'moshi-mac[aec]')"
+        )
+        return None
+    echo = EchoSwitch(EchoCanceller(), always=wanted is True)
+    echo.hear(speaker)
+    note(echo.sentence())
+    return echo
 
 
-def wears_headphones(speaker: Device) -> bool:
-    """Whether a speaker's name tells that it is worn on the ears."""
-    return any(word in speaker.name.lower() for word in HEADPHONES)
-
-
-def make_conversation(args: argparse.Namespace, moshi: Moshi, canceller: EchoCanceller | None) -> Conversation:
+def make_conversation(args: argparse.Namespace, moshi: Moshi, echo: EchoSwitch | None) -> Conversation:
     """The conversation that the flags ask for, ready to run."""
     from moshi_mlx.live.conversation import Conversation
     from moshi_mlx.live.recording import Recording
@@ -144,7 +132,7 @@ def make_conversation(args: argparse.Namespace, moshi: Moshi, canceller: EchoCan
         input=args.input,
         output=args.output,
         block_size=args.block_size,
-        canceller=canceller,
+        echo=echo,
         recording=Recording(args.record) if args.record else None,
     )
 
@@ -221,6 +209,7 @@ def describe(summary: dict[str, Any]) -> Iterator[str]:
         if count:
             yield f"           {count} because {why}"
     yield f"underruns  {summary['underruns']}"
+    yield from describe_sound(summary["sound"])
     arrays, process = (human_bytes(summary["memory"][peak]) for peak in ("mlx_peak", "peak_rss"))
     yield f"memory     {arrays} of arrays, {process} of process, at most"
     if summary["devices_reopened"]:
@@ -229,3 +218,17 @@ def describe(summary: dict[str, Any]) -> Iterator[str]:
         yield f"echo       reduced by {summary['echo_reduction_db']:.0f} dB"
     if summary["recording"] is not None:
         yield f"recording  {summary['recording']}"
+
+
+def describe_sound(sound: dict[str, float]) -> Iterator[str]:
+    """What was done to the sound, and what its devices missed: a line for each that happened."""
+    seconds = {name: sound[f"{name}_samples"] / 24_000 for name in ("cut", "inserted", "overrun")}
+    if seconds["cut"] or seconds["inserted"]:
+        yield f"on time    {seconds['cut']:.2f} s of Moshi's voice cut, {seconds['inserted']:.2f} s drawn out"
+    if sound["input_overflows"] or sound["output_underflows"] or sound["overrun_samples"]:
+        yield (
+            f"devices    {sound['input_overflows']:.0f} times the microphone was read too late, "
+            f"{sound['output_underflows']:.0f} times the speaker was fed too late; {seconds['overrun']:.2f} s lost"
+        )
+    if sound["drift_samples"]:
+        yield f"clocks     the speaker's runs {sound['drift_ppm']:+.0f} ppm against the microphone's: corrected"

@@ -11,6 +11,7 @@ import math
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,8 +31,10 @@ PAUSE_SECONDS = 1.5
 CLOSE_SECONDS = 2.0
 """For the last look: a terminal that takes nothing more is not waited for."""
 SLOW = "This machine does not keep up, and frames are dropped: close other programs, or take fewer bits (-q 4)."
-SLOW_AFTER, SLOW_SHARE = 125, 0.1
+SLOW_FRAMES, SLOW_SHARE = 125, 0.1
 """Frames (ten seconds), and the share of them that may be dropped before it is said."""
+SLOW_AGAIN = 750
+"""Frames (a minute) without that before it is said again."""
 
 
 @dataclass
@@ -95,6 +98,7 @@ class Watch:
     def __init__(self, conversation: Conversation):
         self._conversation = conversation
         self._told: set[str] = set()
+        self._slow = Slowness()
 
     def look(self) -> News:
         """Everything since the last look."""
@@ -112,11 +116,34 @@ class Watch:
         stats = self._conversation.duplex.stats
         if stats.silent_microphone:
             yield SILENT_MICROPHONE
-        if stats.frames_in > SLOW_AFTER and stats.frames_dropped > SLOW_SHARE * stats.frames_in:
+        now = self._slow.look(stats.frames_in, stats.frames_dropped)
+        if now:
             yield SLOW
+        elif now is None:
+            self._told.discard(SLOW)
         recording = self._conversation.recording
         if recording is not None and recording.problem is not None:
             yield recording.problem
+
+
+class Slowness:
+    """Whether the last ten seconds lost frames, however long a conversation went well before."""
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[int, int]] = deque()  # (frames heard, frames dropped), the latest last
+        self._last = 0  # frames heard when it was last true
+
+    def look(self, read: int, dropped: int) -> bool | None:
+        """From the counts so far: True where it is slow, None where it has not been for a minute."""
+        heard = read + dropped
+        self._looks.append((heard, dropped))
+        while len(self._looks) > 1 and heard - self._looks[1][0] >= SLOW_FRAMES:
+            self._looks.popleft()
+        before, dropped_before = self._looks[0]
+        if heard - before >= SLOW_FRAMES and dropped - dropped_before > SLOW_SHARE * (heard - before):
+            self._last = heard
+            return True
+        return None if heard - self._last >= SLOW_AGAIN else False
 
 
 class Pauses:

@@ -236,11 +236,12 @@ class Screen:
     def _counters(self) -> Text:
         from rich.text import Text
 
-        stats, canceller = self._conversation.duplex.stats, self._conversation.canceller
+        stats, switch = self._conversation.duplex.stats, self._conversation.echo
         lags = sorted(event.lag for event in self._recent)
         answer = f"{1000 * lags[len(lags) // 2]:.0f} ms" if lags else "–"
-        reduction = None if canceller is None else canceller.reduction_db
-        echo = "off" if canceller is None else "on" if reduction is None else f"{-reduction:.0f} dB"
+        reduction = None if switch is None else switch.reduction_db
+        echo = "on" if switch is not None and switch.on else "off"
+        echo = echo if reduction is None else f"{-reduction:.0f} dB"
         dropped, underruns = stats.frames_dropped + stats.frames_lost, stats.speaker.underruns
         line = Text(" " * LABEL)
         for name, value, bad in (

@@ -25,10 +25,10 @@ from ..moshi import Moshi
 from ..pipeline import Stages
 from ..text import TextStream
 from .duplex import BLOCK_SIZE, Duplex
-from .echo import EchoCanceller
+from .echo_switch import EchoSwitch
 from .handover import Handover
 from .line import Captured
-from .metrics import Metrics
+from .metrics import Metrics, memory
 from .recording import Recording
 from .system import collected_by_hand, kept_awake, prefer_fast_cores, steady_memory
 
@@ -80,7 +80,7 @@ class Conversation:
         input: microphone, by number or name; None is the system's.
         output: speaker.
         block_size: samples per audio callback.
-        canceller: takes Moshi's voice out of the microphone.
+        echo: takes Moshi's voice out of the microphone.
         recording: keeps both sides.
 
     Raises:
@@ -95,11 +95,11 @@ class Conversation:
         input: str | int | None = None,
         output: str | int | None = None,
         block_size: int = BLOCK_SIZE,
-        canceller: EchoCanceller | None = None,
+        echo: EchoSwitch | None = None,
         recording: Recording | None = None,
     ):
         self.moshi, self.stages = moshi, stages
-        self.canceller, self.recording = canceller, recording
+        self.echo, self.recording = echo, recording
         self.metrics = Metrics()
         self.events: deque[FrameEvent] = deque(maxlen=EVENTS_KEPT)
         """The frames since somebody last looked, oldest first; whoever shows them takes them out."""
@@ -111,7 +111,7 @@ class Conversation:
         self._heard: Handover[_Heard] = Handover()
         self._said: Handover[_Said] = Handover()
         self._stopped = False  # no Event: a signal handler may not wait for the lock of one
-        self._reopened = 0
+        self._reopened = -1
         self._begin_anew = threading.Event()
         self._fault: BaseException | None = None
         self._took: dict[str, tuple[float, float]] = {}
@@ -124,8 +124,8 @@ class Conversation:
             MoshiError: what a stage ran into; the devices are given back first.
         """
         self._warm_up()
-        record, memory = self.recording or nullcontext(), steady_memory(memory_needed(self.moshi.checkpoint))
-        with record, memory, collected_by_hand(), kept_awake(), self.duplex:
+        record, steady = self.recording or nullcontext(), steady_memory(memory_needed(self.moshi.checkpoint))
+        with record, steady, collected_by_hand(), kept_awake(), self.duplex:
             self._began = time.perf_counter()
             threads = [self._start(self._listen, "encoder"), self._start(self._speak, "decoder")]
             try:
@@ -153,10 +153,10 @@ class Conversation:
 
     def summary(self) -> dict[str, Any]:
         """All figures so far, ready for JSON."""
-        stats, measured = self.duplex.stats, self.metrics.summary()
+        stats = self.duplex.stats
         return {
-            "stages": measured["stages"],
-            "memory": measured["memory"],
+            "stages": self.metrics.summary(),
+            "memory": memory(),
             "seconds": round(self.seconds, 3),
             "frames": stats.frames_out,
             "dropped": {"the model was busy": stats.frames_dropped, "no device was open": stats.frames_lost},
@@ -164,7 +164,8 @@ class Conversation:
             "underruns": stats.speaker.underruns,
             "discarded_samples": stats.speaker.discarded_samples,
             "devices_reopened": stats.reopened,
-            "echo_reduction_db": None if self.canceller is None else self.canceller.reduction_db,
+            "sound": self.duplex.stats.sound(),
+            "echo_reduction_db": None if self.echo is None else self.echo.reduction_db,
             "recording": None if self.recording is None else str(self.recording.path),
         }
 
@@ -181,6 +182,8 @@ class Conversation:
         prefer_fast_cores()
         while not self._stopped:
             captured = self.duplex.read_frame(LOOK_SECONDS)
+            if self.paused:
+                self.duplex.rest()
             if captured is None or self.paused:
                 continue
             codes = self.stages.encode(captured.mic)
@@ -227,20 +230,23 @@ class Conversation:
     def _tap(self, captured: Captured) -> np.ndarray:
         """Every frame that was heard, on the audio path's own thread: what the model and the record get of it."""
         mic = captured.mic
-        if self.canceller is not None:
-            self._know_the_room(self.canceller)
-            mic = self.canceller.cancel(mic, captured.played)
+        if self.echo is not None:
+            self._know_the_speaker(self.echo)
+            mic = self.echo.cancel(mic, captured.played)
         if self.muted:
             mic = np.zeros_like(mic)
         if self.recording is not None:
             self.recording.write(mic, captured.played)
         return mic
 
-    def _know_the_room(self, canceller: EchoCanceller) -> None:
-        """Let the canceller learn anew where a device was opened again: its echo takes another path."""
-        if self._reopened != self.duplex.stats.reopened:
-            self._reopened = self.duplex.stats.reopened
-            canceller.reset()
+    def _know_the_speaker(self, echo: EchoSwitch) -> None:
+        """Tell which speaker was opened, whenever one was."""
+        speaker, reopened = self.duplex.devices.get("output"), self.duplex.stats.reopened
+        if speaker is not None and reopened != self._reopened:
+            self._reopened = reopened
+            told = echo.hear(speaker)
+            if told is not None:
+                self.duplex.notices.put(f"{told[0].upper()}{told[1:]}.")
 
     def _on_time(self, stage: str, start: float, seconds: float) -> None:
         self.metrics.time(stage, seconds)

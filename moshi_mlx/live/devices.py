@@ -22,6 +22,8 @@ KIND_NAMES = {"input": "microphone", "output": "speaker"}
 
 # Names by which headsets on Bluetooth are known; macOS does not tell PortAudio how a device is connected.
 HEADSETS = ("airpods", "beats", "bluetooth", "headset", "buds", "hands-free", "wh-1000", "wf-1000", "bose")
+HEADPHONES = ("headphone", "headset", "airpods", "earpods", "earphone", "earbuds", "buds", "wh-1000", "wf-1000")
+"""Parts of the names of what is worn on the ears: nothing of it reaches the microphone."""
 CALL_RATE = 24_000  # Bluetooth's call profiles record at 8, 16 or 24 kHz; no other microphone of a Mac does
 
 SILENT_MICROPHONE = "The microphone delivers digital silence: it is muted, or access to it is denied." + (
@@ -138,6 +140,11 @@ def default_input(devices: Sequence[Device] | None = None, platform: str = sys.p
         f"{built_in.name} is the microphone: with {default.name} recording, Bluetooth would fall to call "
         f"quality in both directions (to use it all the same: -i '{default.name}')."
     )
+
+
+def is_worn(speaker: Device) -> bool:
+    """Whether a speaker's name tells that it is worn on the ears."""
+    return any(word in speaker.name.lower() for word in HEADPHONES)
 
 
 def _is_built_in(device: Device) -> bool:

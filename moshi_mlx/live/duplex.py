@@ -180,8 +180,15 @@ class Duplex:
         line = self._line
         return 0.0 if line is None else line.speaker.waiting_seconds
 
+    def rest(self) -> None:
+        """Nothing is written for a while: that the speaker runs out of sound is no underrun."""
+        line = self._line
+        if line is not None:
+            line.speaker.rest()
+
     def drain(self) -> None:
         """Wait until the speaker has played all that was written, or can play no more."""
+        self.rest()
         while (line := self._line) is not None and line.speaker.waiting:
             line.speaker.wait(TICK)
         if line is not None:

@@ -27,13 +27,15 @@ RING_SECONDS = 4  # what may wait while the thread that cuts frames is held up
 
 @dataclass
 class LineStats:
-    """What PortAudio reported and what the callbacks did."""
+    """What PortAudio reported and what the callbacks did.
 
-    callbacks: int = 0
+    `input_overflows` and `output_underflows`: callbacks that came too late for the device, so that what it had
+    recorded was lost, or it had nothing to play. `overrun_samples` were lost because nobody cut frames for seconds.
+    `drift_ppm`: the speaker's clock against the microphone's, for which `drift_samples` were corrected.
+    """
+
     input_overflows: int = 0
-    input_underflows: int = 0
     output_underflows: int = 0
-    output_overflows: int = 0
     overrun_samples: int = 0
     drift_samples: int = 0
     drift_ppm: float = 0.0
@@ -147,7 +149,7 @@ class Line:
             self._played.ring.write(out)
             self._capture(np.frombuffer(indata, np.float32), status)
         else:
-            self._stats.overrun_samples += frames
+            self._stats.overrun_samples += frames * SAMPLE_RATE // self._rates["input"]
 
     def _on_output(self, outdata: Any, _frames: int, _time: Any, status: Any) -> None:
         out = np.frombuffer(outdata, np.float32)
@@ -158,22 +160,19 @@ class Line:
         if self._heard.has_room(frames):
             self._capture(np.frombuffer(indata, np.float32), status)
         else:
-            self._stats.overrun_samples += frames
+            self._stats.overrun_samples += frames * SAMPLE_RATE // self._rates["input"]
 
     def _render(self, out: np.ndarray, status: Any) -> None:
         self.speaker.render(out)
         self._played.stamp = time.perf_counter()
         if status:
             self._stats.output_underflows += status.output_underflow
-            self._stats.output_overflows += status.output_overflow
 
     def _capture(self, samples: np.ndarray, status: Any) -> None:
         self._heard.ring.write(samples)
         self._heard.stamp = time.perf_counter()
-        self._stats.callbacks += 1
         if status:
             self._stats.input_overflows += status.input_overflow
-            self._stats.input_underflows += status.input_underflow
         self._wake.set()
 
     # What runs outside it.

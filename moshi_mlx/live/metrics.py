@@ -1,4 +1,4 @@
-"""What a conversation measures: time per stage, frames lost and why, memory. Fixed in size, however long it lasts.
+"""What a conversation measures: time per stage, memory. Fixed in size, however long it lasts.
 
 Percentiles come from histograms with 1% bins. Draws nothing; the audio callback does not call it (there is a lock).
 """
@@ -11,9 +11,6 @@ import os
 import resource
 import sys
 import threading
-import time
-from collections import Counter
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -63,46 +60,21 @@ class Histogram:
 
 
 class Metrics:
-    """The counts and times of one conversation, from any thread but the audio callback's."""
+    """What every stage of one conversation takes, from any thread but the audio callback's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._started = time.monotonic()
         self._stages: dict[str, Histogram] = {}
-        self._counts: Counter[str] = Counter()
-        self._dropped: Counter[str] = Counter()
 
     def time(self, stage: str, seconds: float) -> None:
         """Add the time one stage took for one frame."""
         with self._lock:
             self._stages.setdefault(stage, Histogram()).record(seconds)
 
-    def count(self, name: str, by: int = 1) -> None:
-        """Add to a counter: "frames", "underruns", "overruns" or any other."""
+    def summary(self) -> dict[str, dict[str, float]]:
+        """For each stage what `Histogram.summary` tells."""
         with self._lock:
-            self._counts[name] += by
-
-    def drop(self, reason: str, frames: int = 1) -> None:
-        """Add frames that were discarded, with the reason as the user shall read it."""
-        with self._lock:
-            self._dropped[reason] += frames
-
-    @property
-    def uptime(self) -> float:
-        """Seconds since this object was made."""
-        return time.monotonic() - self._started
-
-    def summary(self) -> dict[str, Any]:
-        """All of it, ready for JSON: times in milliseconds, memory in bytes, "uptime_s" in seconds."""
-        with self._lock:
-            return {
-                "uptime_s": round(self.uptime, 3),
-                "stages": {stage: times.summary() for stage, times in self._stages.items()},
-                "counters": {"frames": 0, "underruns": 0, "overruns": 0} | dict(self._counts),
-                "dropped": dict(self._dropped),
-                "dropped_total": self._dropped.total(),
-                "memory": memory(),
-            }
+            return {stage: times.summary() for stage, times in self._stages.items()}
 
 
 def memory() -> dict[str, int]:

@@ -26,10 +26,9 @@ SLACK_SECONDS = 0.002  # not worth a correction
 
 @dataclass
 class SpeakerStats:
-    """What happened on the way to the speaker; samples at the device's rate."""
+    """What happened on the way to the speaker; samples at 24 kHz, whatever the device's rate."""
 
     underruns: int = 0
-    starved_samples: int = 0
     discarded_samples: int = 0
     cut_samples: int = 0
     inserted_samples: int = 0
@@ -52,6 +51,7 @@ class Speaker:
         self._ring = SampleRing(RING_FRAMES * self._frame, history=self._fade)
         self._resampler = resampler(SAMPLE_RATE, rate)
         self._taken = Wake()
+        self._resting = False
         self._drifting = drifting
         # The writer's: the correction still to be made, and what decides on the next.
         self._pace = Pace(round(SLACK_SECONDS * rate), drifting)
@@ -73,7 +73,12 @@ class Speaker:
             self._start_at = self._ring.written - self._frame
         samples = self._keep_pace(samples)
         taken = self._ring.write(samples)
-        self.stats.discarded_samples += len(samples) - taken
+        self.stats.discarded_samples += self._told(len(samples) - taken)
+        self._resting = False
+
+    def rest(self) -> None:
+        """Nothing follows for a while: that the speaker runs out of sound is no underrun."""
+        self._resting = True
 
     def queue(self, frame: np.ndarray) -> bool:
         """Queue one frame [1920] at 24 kHz that cannot be late; False, and nothing done, while there is no room."""
@@ -105,8 +110,8 @@ class Speaker:
             self._correction = max(0, min(self._correction, surplus))
         step = max(-self._frame // 4, min(self._correction, 3 * self._frame // 4))
         self._correction -= step
-        self.stats.cut_samples += max(0, step)
-        self.stats.inserted_samples += max(0, -step)
+        self.stats.cut_samples += self._told(max(0, step))
+        self.stats.inserted_samples += self._told(max(0, -step))
         return splice(samples, step, self._fade)
 
     def _surplus(self) -> int:
@@ -128,7 +133,7 @@ class Speaker:
         if late > 0:
             if self._playing:
                 self._begin_fall()
-            self.stats.discarded_samples += self._ring.skip(late)
+            self.stats.discarded_samples += self._told(self._ring.skip(late))
         got = self._ring.read_into(out)
         out[got:] = 0.0
         if got:
@@ -142,11 +147,12 @@ class Speaker:
     def _starve(self, rest: np.ndarray) -> None:
         if self._playing:
             self._playing = False
-            self.stats.underruns += 1
+            self.stats.underruns += not self._resting
             self._begin_fall()
             self._fall(rest)
-        if self.stats.underruns:
-            self.stats.starved_samples += len(rest)
+
+    def _told(self, samples: int) -> int:
+        return samples * SAMPLE_RATE // self._rate
 
     def _begin_fall(self) -> None:
         """Let the sound run out mirrored at its last sample: no jump, and no need to know the future."""

@@ -215,6 +215,8 @@ def test_json_is_an_object_for_each_frame_and_the_summary_last(room: Room, tmp_p
     assert summary["dropped_total"] == sum(summary["dropped"].values())
     (recording,) = tmp_path.iterdir()
     assert summary["recording"] == str(recording)
+    assert summary["sound"]["drift_ppm"] == 0.0  # one device, one clock
+    assert {"cut_samples", "input_overflows", "output_underflows", "overrun_samples"} <= set(summary["sound"])
     assert (recording / "audio.wav").stat().st_size > 0
     assert "Traceback" not in errors
 
@@ -297,22 +299,6 @@ def speaker(name: str) -> Device:
     return Device(3, name, "Core Audio", 0, 2, 48_000, False, True)
 
 
-@pytest.mark.parametrize(
-    ("name", "worn"),
-    [
-        ("MacBook Pro Speakers", False),
-        ("Studio Display Speakers", False),
-        ("Bose SoundLink", False),
-        ("Anna's AirPods Pro", True),
-        ("External Headphones", True),
-        ("Jabra Evolve2 Headset", True),
-        ("WH-1000XM5", True),
-    ],
-)
-def test_headphones_are_known_by_name(name: str, worn: bool) -> None:
-    assert chat.wears_headphones(speaker(name)) is worn
-
-
 @pytest.mark.skipif(not available(), reason="livekit is not installed (pip install livekit)")
 @pytest.mark.parametrize(
     ("wanted", "name", "on", "words"),
@@ -326,7 +312,8 @@ def test_headphones_are_known_by_name(name: str, worn: bool) -> None:
 def test_echo_cancellation_is_on_unless_headphones_are_worn(
     wanted: bool | None, name: str, on: bool, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (chat.choose_canceller(wanted, speaker(name)) is not None) is on
+    echo = chat.choose_echo(wanted, speaker(name))
+    assert (echo is not None and echo.on) is on
     (note,) = capsys.readouterr().err.splitlines()
     assert note.startswith(f"moshi-mlx: echo cancellation is {'on' if on else 'off'}")
     assert words in note
@@ -336,10 +323,10 @@ def test_without_livekit_echo_cancellation_is_off_and_asking_for_it_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("moshi_mlx.live.echo.available", lambda: False)
-    assert chat.choose_canceller(None, speaker("MacBook Pro Speakers")) is None
+    assert chat.choose_echo(None, speaker("MacBook Pro Speakers")) is None
     assert "pip install 'moshi-mac[aec]'" in capsys.readouterr().err
     with pytest.raises(MoshiError, match="livekit, which is not installed"):
-        chat.choose_canceller(True, speaker("MacBook Pro Speakers"))
+        chat.choose_echo(True, speaker("MacBook Pro Speakers"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

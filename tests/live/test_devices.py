@@ -9,7 +9,7 @@ from jack_room import MISSING, jack_rooms
 
 from moshi_mlx.cli import devices as command
 from moshi_mlx.errors import DeviceError
-from moshi_mlx.live.devices import Device, choose, default_input, levels, list_devices
+from moshi_mlx.live.devices import Device, choose, default_input, is_worn, levels, list_devices
 
 needs_jack = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
@@ -57,6 +57,22 @@ def test_a_device_is_found_by_number_or_part_of_its_name(wanted: str | int | Non
 def test_what_is_not_there_or_not_clear_is_said(wanted: str | int, kind: str, sentence: str) -> None:
     with pytest.raises(DeviceError, match=sentence):
         choose(wanted, kind, MACBOOK)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("name", "worn"),
+    [
+        ("MacBook Pro Speakers", False),
+        ("Studio Display Speakers", False),
+        ("Bose SoundLink", False),
+        ("Anna's AirPods Pro", True),
+        ("External Headphones", True),
+        ("Jabra Evolve2 Headset", True),
+        ("WH-1000XM5", True),
+    ],
+)
+def test_headphones_are_known_by_name(name: str, worn: bool) -> None:
+    assert is_worn(device(3, name, outputs=2)) is worn
 
 
 def test_a_full_name_wins_over_longer_ones() -> None:

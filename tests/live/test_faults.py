@@ -16,7 +16,9 @@ from typing import IO, Any
 import numpy as np
 import pytest
 import soundfile
-from jack_room import MISSING, JackServer
+from jack_room import MISSING, JackServer, Room
+
+from moshi_mlx.live.echo import available
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
@@ -172,3 +174,19 @@ def test_two_at_once_both_go_on_and_record(server: JackServer, tmp_path: Path) -
         assert talk.process.returncode == 0, errors
         assert summary["frames"] >= 12
         assert recorded(tmp_path / folder).shape[0] >= 1920 * 12
+
+
+@pytest.mark.skipif(not available(), reason="livekit is not installed (pip install livekit)")
+def test_airpods_that_are_taken_out_switch_echo_cancellation_on(server: JackServer) -> None:
+    airpods = Room(server, "AirPods")
+    with chat(server, "-i", "system", "-o", "AirPods") as talk:
+        talk.go_on(5)
+        airpods.close()
+        server.stop()
+        server.start()
+        talk.go_on(10)
+        _, errors = talk.end()
+    first, *later = [line for line in errors.splitlines() if "cho cancellation is" in line]
+    assert "echo cancellation is off: AirPods is worn on the ears" in first
+    assert [line for line in later if "is on: system is heard by the microphone" in line] == later
+    assert len(later) == 1

@@ -42,33 +42,25 @@ def test_the_size_stays_the_same_however_much_is_recorded() -> None:
     assert histogram.count == histogram._bins.sum() == 50_000
 
 
-def test_an_empty_summary_is_json_with_nothing_counted() -> None:
-    summary = json.loads(json.dumps(Metrics().summary()))
-    assert summary["counters"] == {"frames": 0, "underruns": 0, "overruns": 0}
-    assert summary["stages"] == summary["dropped"] == {}
-    assert summary["dropped_total"] == 0
-    assert 0 <= summary["uptime_s"] < 5
+def test_an_empty_summary_is_empty() -> None:
+    assert Metrics().summary() == {}
 
 
-def test_counts_from_many_threads_are_all_there() -> None:
+def test_times_from_many_threads_are_all_there() -> None:
     collected = Metrics()
 
     def work() -> None:
         for _ in range(5_000):
             collected.time("lm", 0.03)
-            collected.count("frames")
-            collected.drop("the model was late")
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    summary = collected.summary()
-    assert summary["stages"]["lm"]["count"] == 20_000
-    assert summary["stages"]["lm"]["p50_ms"] == pytest.approx(30)
-    assert summary["counters"]["frames"] == 20_000
-    assert summary["dropped"] == {"the model was late": 20_000}
+    summary = json.loads(json.dumps(collected.summary()))
+    assert summary["lm"]["count"] == 20_000
+    assert summary["lm"]["p50_ms"] == pytest.approx(30)
 
 
 def test_memory_follows_what_is_allocated() -> None:

@@ -59,7 +59,16 @@ def test_a_starving_speaker_fades_to_silence_and_back_without_a_click(size: int)
     steps = np.abs(np.diff(np.concatenate([starving, back])))
     assert steps.max() < 0.5 / FADE * 1.1
     assert line.stats.underruns == 1
-    assert line.stats.starved_samples == len(starving) - FRAME_SAMPLES
+
+
+def test_what_runs_out_because_nothing_shall_follow_is_no_underrun() -> None:
+    line = speaker()
+    for rests in (True, False):
+        line.write(tone(FRAME_SAMPLES))
+        if rests:
+            line.rest()
+        render(line, 6)
+        assert line.stats.underruns == (not rests)
 
 
 def test_a_tone_that_stops_anywhere_leaves_no_jump() -> None:
