@@ -138,7 +138,9 @@ def _chosen(config: LMConfig, formats: Formats) -> list[Merge]:
     return [
         merge
         for merge in merges(config, lambda _: None)
-        if merge.name not in tables and not merge.rows and all(formats.get(module) == form for module in merge.published)
+        if merge.name not in tables
+        and not merge.rows
+        and all(formats.get(module) == form for module in merge.published)
     ]
 
 
