@@ -1,0 +1,122 @@
+"""What the PyTorch reference hears in a recording, written to tests/goldens/tasks/transcription.safetensors.
+
+The built-in codec and a small model with generated weights, through `moshi`'s own Mimi and LMGen: silence before
+the sound and after it, the first frame fed twice so that it is heard (as in `moshi.run_inference`), greedy, float32.
+Run in an environment with `moshi` 0.2.13 (see make_goldens.py) and sphn, which reads the sound:
+
+    python scripts/make_transcription_golden.py
+
+It holds, for T frames: codes [T, 32], text [T], extra [T, heads, width]; in its metadata the config, the seed of the
+weights, their digest, and how close a second-best text token came.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ["NO_TORCH_COMPILE"] = "1"
+
+import numpy as np
+import sphn
+import torch
+from golden_configs import config
+from moshi.models.lm import LMGen, LMModel
+from moshi.models.loaders import get_mimi, get_moshi_lm
+from safetensors.numpy import save_file
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from golden_weights import digest, tensors  # noqa: E402
+
+from moshi_mlx.checkpoint.tiny_mimi import write_tiny_mimi  # noqa: E402
+
+GOLDEN = ROOT / "tests" / "goldens" / "tasks" / "transcription.safetensors"
+SOUND = ROOT / "moshi_mlx" / "assets" / "hello.flac"
+FRAME, RATE, SECONDS = 1920, 12.5, 7
+FLUSH = 1.0  # seconds of silence beyond the delay
+MARGIN = 1e-3
+CONFIG: dict[str, Any] = config(
+    32,
+    0,
+    [0] * 33,
+    card=2048,
+    text_card=512,
+    extra_heads_num_heads=4,
+    extra_heads_dim=6,
+)
+STT = {"audio_silence_prefix_seconds": 1.0, "audio_delay_seconds": 0.5}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    codes = encode(with_silence(recording()))
+    for seed in itertools.count():
+        model = get_moshi_lm(None, lm_kwargs=CONFIG, device="cpu", dtype=torch.float32)
+        weights = tensors(CONFIG, seed)
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        text, extra, margin = hear(model, codes)
+        if margin > MARGIN:
+            break
+    metadata = {
+        "config": CONFIG | {"stt_config": STT},
+        "seed": seed,
+        "weights": digest(weights),
+        "margin": margin,
+        "seconds": SECONDS,
+    }
+    arrays = {"codes": codes.astype(np.int16), "text": text.astype(np.int16), "extra": extra}
+    GOLDEN.parent.mkdir(exist_ok=True)
+    save_file(arrays, GOLDEN, {"golden": json.dumps(metadata)})
+    print(f"{GOLDEN}: {len(text)} frames, seed {seed}, margin {margin:.2e}, {GOLDEN.stat().st_size:,} bytes")
+
+
+def recording() -> np.ndarray:
+    """The first seconds of the built-in voice, over and over."""
+    sound, _ = sphn.read(str(SOUND))
+    return np.resize(sound[0], round(SECONDS * RATE * FRAME))
+
+
+def with_silence(sound: np.ndarray) -> torch.Tensor:
+    """Whole frames [T, 1920], with the silence that the model asks for around the sound."""
+    prefix, delay = (STT[f"audio_{key}_seconds"] for key in ("silence_prefix", "delay"))
+    before, after = math.ceil(prefix * RATE), math.ceil((delay + FLUSH) * RATE)
+    filled = np.pad(sound, (before * FRAME, after * FRAME + -len(sound) % FRAME))
+    return torch.from_numpy(filled.reshape(-1, FRAME))
+
+
+def encode(frames: torch.Tensor) -> np.ndarray:
+    """Codes [T, 32]."""
+    with tempfile.TemporaryDirectory() as folder:
+        mimi = get_mimi(write_tiny_mimi(Path(folder) / "mimi.safetensors"), device="cpu", num_codebooks=32)
+    with mimi.streaming(1):
+        return np.stack([mimi.encode(frame[None, None])[0, :, 0].numpy() for frame in frames])
+
+
+def hear(model: LMModel, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Text [T], probabilities of the extra heads [T, heads, width], and the smallest margin of a text token."""
+    text, extra, margins = [], [], []
+
+    def on_logits(logits: torch.Tensor) -> None:
+        best = logits[0, 0, 0].topk(2).values
+        margins.append(float(best[0] - best[1]))
+
+    generator = LMGen(model, use_sampling=False, on_text_logits_hook=on_logits)
+    with generator.streaming(1):
+        for column in (codes[0], *codes):
+            tokens, heads = generator.step_with_extra_heads(torch.from_numpy(column)[None, :, None])
+            text.append(int(tokens[0, 0, 0]))
+            extra.append(torch.stack([head[0, 0] for head in heads]).numpy())
+    return np.array(text[1:]), np.stack(extra[1:]), min(margins[1:])
+
+
+if __name__ == "__main__":
+    main()
