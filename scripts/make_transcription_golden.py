@@ -26,7 +26,7 @@ os.environ["NO_TORCH_COMPILE"] = "1"
 import numpy as np
 import sphn
 import torch
-from golden_configs import config
+from golden_configs import config as miniature
 from moshi.models.lm import LMGen, LMModel
 from moshi.models.loaders import get_mimi, get_moshi_lm
 from safetensors.numpy import save_file
@@ -43,7 +43,7 @@ SOUND = ROOT / "moshi_mlx" / "assets" / "hello.flac"
 FRAME, RATE, SECONDS = 1920, 12.5, 7
 FLUSH = 1.0  # seconds of silence beyond the delay
 MARGIN = 1e-3
-CONFIG: dict[str, Any] = config(
+CONFIG: dict[str, Any] = miniature(
     32,
     0,
     [0] * 33,

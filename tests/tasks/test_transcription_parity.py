@@ -1,4 +1,4 @@
-"""What Kyutai's PyTorch package hears in a recording, `transcribe` hears too: sound, silence around it, codec and model.
+"""What Kyutai's PyTorch package hears in a recording, `transcribe` hears too: sound, silence, codec, model.
 
 The golden is written by scripts/make_transcription_golden.py.
 """
