@@ -141,26 +141,33 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return
             headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{_blob(body)}"'}
             if len(body) < LARGE_FROM:
-                self.answer(200, body, headers)
+                start, stop = self.wanted(body)
+                whole = (start, stop) == (0, len(body))
+                self.answer(200 if whole else 206, body[start:stop], headers)
                 return
             headers |= {"X-Linked-Etag": f'"{_sha256(body)}"', "X-Linked-Size": str(len(body))}
             headers["Location"] = f"http://localhost:{hub.port}/cdn/{repo}/{quote(name)}"
             self.answer(302, headers=headers)
 
+        def wanted(self, body: bytes) -> tuple[int, int]:
+            """Where what was asked for begins and ends."""
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"] or "bytes=0-")
+            assert asked is not None
+            return int(asked[1]), min(int(asked[2]) + 1, len(body)) if asked[2] else len(body)
+
         def send_large(self, body: bytes) -> None:
             if hub.damage:
                 body = body[:-1] + bytes([body[-1] ^ 1])
-            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
-            start = int(wanted[1]) if wanted else 0
-            self.send_response(206 if wanted else 200)
-            if wanted:
-                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-            self.send_header("Content-Length", str(len(body) - start))
+            start, stop = self.wanted(body)
+            self.send_response(206 if self.headers["Range"] else 200)
+            if self.headers["Range"]:
+                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(body)}")
+            self.send_header("Content-Length", str(stop - start))
             self.end_headers()
             if self.command == "HEAD":
                 return
             limit = hub.drops.pop(0) if hub.drops else hub.stall_after
-            rest = memoryview(body)[start:]
+            rest = memoryview(body)[start:stop]
             self.wfile.write(rest[:limit])
             if limit is not None and limit < len(rest):
                 if limit == hub.stall_after:
