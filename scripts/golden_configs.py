@@ -73,6 +73,48 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "speaker": config(8, 8, [0, 2] + [4] * 7, text_card_out=5),
     # Three users at once.
     "batch": config(16, 8, speakers(1)),
+    # Hibiki: a word is added to every frame, and guidance away from a worse word.
+    "translating": config(
+        16,
+        8,
+        speakers(2),
+        conditioners={
+            "description": {
+                "type": "lut",
+                "lut": {
+                    "n_bins": 31,
+                    "dim": 16,
+                    "tokenizer": "noop",
+                    "possible_values": ["very_bad", "bad", "neutral", "good", "very_good"],
+                },
+            }
+        },
+        fuser={
+            "cross_attention_pos_emb": False,
+            "cross_attention_pos_emb_scale": 1,
+            "sum": ["description"],
+            "prepend": [],
+            "cross": [],
+        },
+        cross_attention=False,
+    ),
+    # Hibiki-Zero: positions turn the halves of a head, a norm before every codebook's logits.
+    "zero": config(
+        16,
+        8,
+        speakers(2),
+        positional_embedding="rope_concat",
+        depformer_norm="layer_norm",
+        kv_repeat=2,
+        depformer_kv_repeat=1,
+        depformer_weights_per_step_schedule=[0, 1, 2, 3, 4, 4, 4, 4],
+        conditioners={},
+    ),
 }
 
 BATCH = {"batch": 3}
+
+# What models are told beside their tokens: the words of the conditioned rows, those of the null rows, the guidance.
+TOLD: dict[str, dict[str, Any]] = {
+    "translating": {"words": {"description": "very_good"}, "null": {"description": "very_bad"}, "guidance": 3.0}
+}

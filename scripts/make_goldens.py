@@ -33,11 +33,13 @@ second-best logit never come closer than MARGIN, so that a token can only differ
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,8 @@ os.environ["NO_TORCH_COMPILE"] = "1"  # read when moshi is imported
 
 import numpy as np
 import torch
-from golden_configs import BATCH, CONFIGS
+from golden_configs import BATCH, CONFIGS, TOLD
+from moshi.conditioners import ConditionAttributes, ConditionTensors
 from moshi.models.lm import LMGen, LMModel
 from moshi.models.lm_utils import _delay_sequence
 from moshi.models.loaders import get_moshi_lm
@@ -66,6 +69,26 @@ NOTHING = -2
 Arrays = dict[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The reference's network, what it is told beside its tokens, and with how much guidance."""
+
+    model: LMModel
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def guidance(self) -> float:
+        """LMGen's cfg_coef."""
+        return self.told.get("guidance", 1.0)
+
+    def conditions(self, batch: int, guided: bool = True) -> ConditionTensors | None:
+        """The same words for every row, those of the null rows after them; None for a model without conditions."""
+        if self.model.fuser is None:
+            return None
+        rows = [self.told["words"]] * batch + [self.told["null"]] * batch * (guided and self.guidance != 1)
+        return self.model.condition_provider.prepare_and_provide([ConditionAttributes(text=row) for row in rows])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write goldens with the PyTorch reference.")
     parser.add_argument("names", nargs="*", default=list(CONFIGS), metavar="NAME", help="default: all")
@@ -81,9 +104,9 @@ def main() -> None:
 
 
 def write_golden(name: str, config: dict[str, Any], batch: int) -> None:
-    seed, model, user = clear_users(config, batch)
-    check_first_frame(model, user)
-    recorded, logged = record(model, user), logit_steps(config)
+    seed, reference, user = clear_users(config, batch, TOLD.get(name, {}))
+    check_first_frame(reference, user)
+    recorded, logged = record(reference, user), logit_steps(config)
     golden = thinned(recorded, logged)
     golden |= {"user_codes": narrow(user.transpose(0, 2, 1)), "logit_steps": logged}
     metadata: dict[str, Any] = {
@@ -92,10 +115,12 @@ def write_golden(name: str, config: dict[str, Any], batch: int) -> None:
         "weights": digest(tensors(config, seed)),
         "margin": float(margins(recorded).min()),
         "versions": VERSIONS,
+        **reference.told,
     }
     if batch == 1:
-        golden |= forward(model, random_codes(model, seed + 1, 2, FORWARD_STEPS, zeros=0.06))
-        metadata |= {"change_step": CHANGE_STEP, "first_change": first_changes(model, user)}
+        codes = random_codes(reference.model, seed + 1, 2, FORWARD_STEPS, zeros=0.06)
+        golden |= forward(reference.model, codes, reference.conditions(2, guided=False))
+        metadata |= {"change_step": CHANGE_STEP, "first_change": first_changes(reference, user)}
     path = GOLDENS / f"{name}.safetensors"
     write(path, golden, metadata)
     print(f"{name}: seed {seed}, smallest margin {metadata['margin']:.2e}, {path.stat().st_size:,} bytes", flush=True)
@@ -110,21 +135,23 @@ def write(path: Path, golden: Arrays, metadata: dict[str, Any]) -> None:
     draft.rename(path)
 
 
-def clear_users(config: dict[str, Any], batch: int) -> tuple[int, LMModel, np.ndarray]:
+def clear_users(config: dict[str, Any], batch: int, told: Mapping[str, Any]) -> tuple[int, Reference, np.ndarray]:
     """The first seed, its model and its users [B, K, S] with whom no two tokens come close."""
     for seed in itertools.count():
-        model = load(config, seed)
+        reference = Reference(load(config, seed), told)
+        model = reference.model
         candidates = random_codes(model, seed, CANDIDATES, STEPS)[:, 1 + model.dep_q :]
-        clear = margins(record(model, candidates)) > MARGIN
+        clear = margins(record(reference, candidates)) > MARGIN
         if clear.sum() >= batch:
-            return seed, model, candidates[clear][:batch]
+            return seed, reference, candidates[clear][:batch]
     raise AssertionError("itertools.count ended")
 
 
 def load(config: dict[str, Any], seed: int) -> LMModel:
     """The reference with generated weights, loaded strictly, from both layouts of names."""
     weights = tensors(config, seed)
-    model = get_moshi_lm(None, lm_kwargs=config, device="cpu", dtype=torch.float32)
+    # A copy: the reference writes into the configuration of its conditioners.
+    model = get_moshi_lm(None, lm_kwargs=copy.deepcopy(config), device="cpu", dtype=torch.float32)
     model.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
     published = {k: v.clone() for k, v in model.state_dict().items()}
     model.load_state_dict({k: torch.from_numpy(v) for k, v in per_step_names(weights, config).items()})
@@ -136,17 +163,23 @@ def load(config: dict[str, Any], seed: int) -> LMModel:
 def random_codes(model: LMModel, seed: int, batch: int, steps: int, zeros: float = 0.0) -> np.ndarray:
     """Codes [B, streams, T], undelayed; a share of `zeros` of them is the zero token."""
     rng = np.random.Generator(np.random.Philox(seed))
-    text = rng.integers(model.text_card, size=(batch, 1, steps))
+    text = rng.integers(text_tokens(model), size=(batch, 1, steps))
     audio = rng.integers(model.card, size=(batch, model.n_q, steps))
     codes = np.concatenate([text, audio], axis=1)
     return np.where(rng.random(codes.shape) < zeros, model.zero_token_id, codes)
 
 
-def record(model: LMModel, user: np.ndarray, first_frame: int = 0) -> Arrays:
+def text_tokens(model: LMModel) -> int:
+    """How many text tokens can be read; with two streams in one, the product."""
+    return (model.text_card + 1) ** 2 if model.text_emb.demux_second_stream else model.text_card
+
+
+def record(reference: Reference, user: np.ndarray, first_frame: int = 0) -> Arrays:
     """Greedy generation: user codes [B, K, S] -> arrays [B, S + 1, ...].
 
     The initial step is fed `first_frame` in every codebook.
     """
+    model, batch = reference.model, len(user)
     taken: dict[str, list[torch.Tensor]] = {"text": [], "audio": [], "text_logits": [], "audio_logits": []}
     depth_logits: list[torch.Tensor] = []
     generator = LMGen(
@@ -156,12 +189,13 @@ def record(model: LMModel, user: np.ndarray, first_frame: int = 0) -> Arrays:
         on_text_hook=taken["text"].append,
         on_audio_hook=taken["audio"].append,
         on_text_logits_hook=lambda x: taken["text_logits"].append(x[:, 0, 0]),
+        cfg_coef=reference.guidance,
+        condition_tensors=reference.conditions(batch),
     )
-    batch = len(user)
     user = np.concatenate([np.full_like(user[..., :1], first_frame), user], axis=-1)
     returned, extra = [], []
     forward_depformer = model.forward_depformer
-    model.forward_depformer = tapped(forward_depformer, depth_logits)
+    model.forward_depformer = tapped(forward_depformer, depth_logits, reference.guidance)
     try:
         with generator.streaming(batch):
             for step in range(user.shape[-1]):
@@ -179,12 +213,18 @@ def record(model: LMModel, user: np.ndarray, first_frame: int = 0) -> Arrays:
     return {k: torch.stack(v, 1).numpy() for k, v in lists.items() if v}
 
 
-def tapped(function: Callable[..., torch.Tensor], seen: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """`function`, whose results [B, 1, 1, card] are also kept in `seen`."""
+def tapped(
+    function: Callable[..., torch.Tensor], seen: list[torch.Tensor], guidance: float = 1.0
+) -> Callable[..., torch.Tensor]:
+    """`function`, whose results [B, 1, 1, card] are also kept in `seen`, as LMGen draws from them."""
 
     def call(*args: Any) -> torch.Tensor:
         result = function(*args)
-        seen.append(result[:, 0, 0])
+        kept = result[:, 0, 0]
+        if guidance != 1:
+            conditioned, null = kept.chunk(2)
+            kept = null + (conditioned - null) * guidance
+        seen.append(kept)
         return result
 
     return call
@@ -201,25 +241,25 @@ def margins(recorded: Arrays) -> np.ndarray:
     return np.min(smallest, axis=0)
 
 
-def check_first_frame(model: LMModel, user: np.ndarray) -> None:
+def check_first_frame(reference: Reference, user: np.ndarray) -> None:
     """Whatever the user says in the initial step changes nothing."""
-    one = record(model, user[..., :10], first_frame=0)
-    other = record(model, user[..., :10], first_frame=1)
+    one = record(reference, user[..., :10], first_frame=0)
+    other = record(reference, user[..., :10], first_frame=1)
     if any(not np.array_equal(one[k], other[k]) for k in one):
         raise SystemExit("LMGen read the user's frame in its first step: step k is not step k + 1 any more")
 
 
-def first_changes(model: LMModel, user: np.ndarray) -> list[int]:
+def first_changes(reference: Reference, user: np.ndarray) -> list[int]:
     """Per user codebook, the first step with other logits when it alone changes in CHANGE_STEP."""
     user = user[..., : CHANGE_STEP + 10]
-    before = record(model, user)
-    return [first_change(model, before, user, codebook) for codebook in range(user.shape[1])]
+    before = record(reference, user)
+    return [first_change(reference, before, user, codebook) for codebook in range(user.shape[1])]
 
 
-def first_change(model: LMModel, before: Arrays, user: np.ndarray, codebook: int) -> int:
+def first_change(reference: Reference, before: Arrays, user: np.ndarray, codebook: int) -> int:
     changed = user.copy()
-    changed[:, codebook, CHANGE_STEP] = (changed[:, codebook, CHANGE_STEP] + 7) % model.card
-    after = record(model, changed)
+    changed[:, codebook, CHANGE_STEP] = (changed[:, codebook, CHANGE_STEP] + 7) % reference.model.card
+    after = record(reference, changed)
     differs = (after["text_logits"] != before["text_logits"]).any(axis=(0, 2))
     return int(differs.argmax()) - 1
 
@@ -244,7 +284,7 @@ def narrow(codes: np.ndarray) -> np.ndarray:
     return codes.astype(np.int16)
 
 
-def forward(model: LMModel, codes: np.ndarray) -> Arrays:
+def forward(model: LMModel, codes: np.ndarray, conditions: ConditionTensors | None = None) -> Arrays:
     """Teacher-forced outputs for codes [B, streams, T]."""
     ends = (*range(5), *range(FORWARD_STEPS - 5, FORWARD_STEPS))
     positions = np.array(sorted({*ends, *range(0, FORWARD_STEPS, 6)}))
@@ -258,7 +298,7 @@ def forward(model: LMModel, codes: np.ndarray) -> Arrays:
             "forward_text": text[:, 0, positions].numpy(),
             "forward_text_mask": codes[:, 0] != -1,
         }
-    out = model(tokens)
+    out = model(tokens, conditions)
     return golden | {
         "forward_text": out.text_logits[:, 0, positions].numpy(),
         "forward_text_mask": out.text_mask[:, 0].numpy(),
