@@ -22,6 +22,7 @@ COMMANDS = (
     "run",
     "transcribe",
     "speak",
+    "write",
     "download",
     "info",
     "codec",

@@ -15,6 +15,7 @@ from .errors import CheckpointError, MoshiError
 from .mimi import Mimi, MimiDecoder, MimiEncoder
 from .model.lm import LM
 from .text import TextTokenizer
+from .tokenizer_json import open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def load_folder(folder: Path) -> Moshi:
     """Load a local checkpoint; see `load`. The small files are read first: their faults show at once."""
     checkpoint = inspect(folder)
     config = checkpoint.config
-    text = TextTokenizer(companion(folder, "tokenizer_name", TOKENIZER))
+    text = open_tokenizer(companion(folder, "tokenizer_name", TOKENIZER))
     if text.vocabulary_size > config.text_card:
         raise CheckpointError(
             f"{text.path} has {text.vocabulary_size} pieces, and the model knows {config.text_card}: "

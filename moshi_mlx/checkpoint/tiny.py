@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from ..config import MOSHI_7B, LMConfig
 from ..errors import CheckpointError
+from ..helium import HELIUM_2B
 from .inspect import MIMI, TOKENIZER
 from .names import published_shapes
 from .tiny_mimi import write_tiny_mimi
@@ -38,6 +39,30 @@ STT: dict[str, Any] = {
     "n_q": 32, "dep_q": 0, "delays": [0] * 33, "extra_heads_num_heads": 4, "extra_heads_dim": 6, "model_type": "stt",
     "stt_config": {"audio_silence_prefix_seconds": 0.0, "audio_delay_seconds": 0.5},
 }  # fmt: skip
+TTS: dict[str, Any] = {
+    **CONFIG, "n_q": 16, "dep_q": 16, "delays": [0, 0, *[2] * 15], "demux_second_stream": True, "model_type": "tts",
+    "depformer_weights_per_step_schedule": [*range(8), *[8] * 8], "depformer_low_rank_embeddings": 32,
+    "cross_attention": True,
+    "conditioners": {
+        "speaker_wavs": {"type": "tensor", "tensor": {"dim": 64}},
+        "cfg": {"type": "lut", "lut": {"n_bins": 7, "dim": 16, "tokenizer": "noop",
+                                       "possible_values": [f"{1 + i / 2:.1f}" for i in range(7)]}},
+        "control": {"type": "lut", "lut": {"n_bins": 1, "dim": 128, "tokenizer": "noop", "possible_values": ["ok"]}},
+    },
+    "fuser": {"cross_attention_pos_emb": True, "cross_attention_pos_emb_scale": 1, "sum": ["control", "cfg"],
+              "prepend": [], "cross": ["speaker_wavs"]},
+    "tts_config": {"audio_delay": 1.28, "second_stream_ahead": 2}, "model_id": {"sig": "tiny", "epoch": 1},
+}  # fmt: skip
+VOICES = ("anna", "ben")
+"""The voices of `tiny-tts`."""
+
+
+HELIUM: dict[str, Any] = {
+    **HELIUM_2B,
+    "hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 32, "vocab_size": VOCABULARY, "max_position_embeddings": 256,
+    "moshi_name": "model.safetensors", "tokenizer_name": TOKENIZER,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,6 +80,8 @@ class BuiltIn:
 BUILT_IN: dict[str, BuiltIn] = {
     "tiny": BuiltIn(CONFIG, version=2),
     "tiny-stt": BuiltIn(STT),
+    "tiny-helium": BuiltIn(HELIUM),
+    "tiny-tts": BuiltIn(TTS, beside=lambda folder: _write_voices(folder / "voices")),
 }
 """By the name that `--model` takes. A new one needs a line here, and nothing anywhere else."""
 
@@ -109,6 +136,15 @@ def _write_codec(path: Path, shared: Path | None) -> None:
         path.hardlink_to(shared)
     except OSError:
         shutil.copyfile(shared, path)
+
+
+def _write_voices(folder: Path) -> None:
+    """Two seconds of random vectors for each voice, as Kyutai's voices have ten of a recording's."""
+    folder.mkdir()
+    width = TTS["conditioners"]["speaker_wavs"]["tensor"]["dim"]
+    for seed, name in enumerate(VOICES):
+        vectors = np.random.default_rng(seed).standard_normal((1, width, 25)).astype(np.float32)
+        save_file({"speaker_wavs": vectors}, folder / f"{name}.wav.tiny@1.safetensors")
 
 
 def random_weights(config: LMConfig, seed: int = 0) -> dict[str, np.ndarray]:
