@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from moshi_mlx.errors import MoshiError
 
 from .common import check_target, locate_model, note
+from .economy import add_economy_arguments, economy_of
 
 if TYPE_CHECKING:
     from moshi_mlx.bench.subjects import Subject
@@ -48,10 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--frames", type=int, metavar="N", help="frames of each stage (default: 100, or 20 s of them)")
     what.add_argument(
-        "--context", type=int, metavar="N", help="frames already in the conversation (default: a full window)"
+        "--from-frame", type=int, metavar="N", help="frames already in the conversation (default: a full window)"
     )
     what.add_argument("--stages", metavar="A,B", help=f"only these: {', '.join(STAGES)}")
     what.add_argument("--contend", action="store_true", help="let a second program rewrite memory meanwhile")
+    add_economy_arguments(parser)
     race = parser.add_argument_group("race")
     race.add_argument("--peer", choices=PEERS, help="race this implementation on the same weights")
     race.add_argument(
@@ -92,8 +94,8 @@ def _check(args: argparse.Namespace) -> tuple[str, ...]:
     """Refuse, before any work, what cannot be; return the stages."""
     if args.frames is not None and args.frames < 1:
         raise MoshiError(f"--frames must be at least 1, not {args.frames}")
-    if args.context is not None and args.context < 0:
-        raise MoshiError(f"--context must be 0 or more, not {args.context}")
+    if args.from_frame is not None and args.from_frame < 0:
+        raise MoshiError(f"--from-frame must be 0 or more, not {args.from_frame}")
     if args.model and args.bits and len(args.bits) > 1:
         raise MoshiError("-q takes one width with --model: a checkpoint has one precision")
     stages = tuple(args.stages.split(",")) if args.stages else STAGES
@@ -114,14 +116,17 @@ def _check_race(args: argparse.Namespace) -> None:
         raise MoshiError("a race needs both --peer moshi_mlx and --peer-python: docs/results.md tells how to make one")
     if args.peer and not args.model and args.size == "moshi":
         raise MoshiError("a race reads its weights from files: give --model, or --size middle, tiny or narrow")
+    if args.peer and (args.context or args.kv_bits or args.dtype):
+        raise MoshiError("a race runs both sides as the checkpoint has it: leave --context, --kv-bits and --dtype out")
 
 
 def _subjects(args: argparse.Namespace) -> tuple[list[Subject], list[str]]:
     from moshi_mlx.bench.subjects import checkpoint_subject, random_subjects
 
     if args.model is None:
-        return random_subjects(args.size, args.bits, args.context)
-    return [checkpoint_subject(locate_model(args.model, args.bits[0] if args.bits else None, companions=False))], []
+        return random_subjects(args.size, args.bits, args.from_frame, economy_of(args))
+    folder = locate_model(args.model, args.bits[0] if args.bits else None, companions=False)
+    return [checkpoint_subject(folder, economy_of(args))], []
 
 
 def _measure(
@@ -138,8 +143,8 @@ def _measure(
     from moshi_mlx.bench.verdict import Standing, verdict
 
     config = subjects[0].config
-    context = config.transformer.context if args.context is None else args.context
-    runs = [run_one(subject, bandwidth, context, args.frames, stages, tell) for subject in subjects]
+    from_frame = config.transformer.context if args.from_frame is None else args.from_frame
+    runs = [run_one(subject, bandwidth, from_frame, args.frames, stages, tell) for subject in subjects]
     standings = [standing for one in runs if (standing := report.standing(one))]
     return {
         "form": report.FORM,
@@ -149,7 +154,10 @@ def _measure(
         "settings": {
             "model": Path(args.model).name if args.model else f"{args.size}, random weights",
             "frames": args.frames,
-            "context": context,
+            "from_frame": from_frame,
+            "context": args.context,
+            "kv_bits": args.kv_bits,
+            "dtype": args.dtype,
             "contend": args.contend,
             "stages": list(stages),
         },
@@ -171,8 +179,9 @@ def _race(args: argparse.Namespace, tell: Tell) -> dict[str, Any]:
     def run_race(folder: Path) -> dict[str, Any]:
         from moshi_mlx.checkpoint.inspect import inspect
 
-        context = inspect(folder).config.transformer.context if args.context is None else args.context
-        return race.race(folder, python, sorted({0, context}), args.frames or race.FRAMES, tell=tell)
+        full = inspect(folder).config.transformer.context
+        positions = sorted({0, full if args.from_frame is None else args.from_frame})
+        return race.race(folder, python, positions, args.frames or race.FRAMES, tell=tell)
 
     if args.model:
         return run_race(locate_model(args.model, args.bits[0] if args.bits else None, companions=False))

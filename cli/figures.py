@@ -59,8 +59,9 @@ def _change(row: dict[str, Any]) -> str:
 
 def _print_stages(result: dict[str, Any]) -> None:
     machine, settings = result["machine"], result["settings"]
+    where = f"{machine['chip']} ({machine['backend']}), from frame {settings['from_frame']:,} on"
     print_columns(
-        f"{settings['model']} on {machine['chip']} ({machine['backend']}), from frame {settings['context']:,} on: ms",
+        f"{settings['model']} on {where}: ms",
         ("model", "stage", "frames", "p50", "spread", "p95", "p99", "max", "over\n80 ms"),
         [
             (

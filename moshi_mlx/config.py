@@ -38,6 +38,10 @@ class TransformerConfig:
     """Rotary positions turn neighbouring values together, not the two halves of a head (`rope_concat`)."""
     cross_attention: bool = False
     """Every block also attends to the conditions."""
+    kv_bits: int | None = None
+    """Bits that the ring keeps of each key and value; None keeps them as they are."""
+    kv_group_size: int = 64
+    """Numbers along a head that share a scale, where the ring keeps fewer bits."""
 
     @property
     def head_dim(self) -> int:

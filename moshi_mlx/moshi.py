@@ -11,6 +11,7 @@ from .checkpoint.hub import locate
 from .checkpoint.inspect import MIMI, TOKENIZER, Checkpoint, inspect
 from .checkpoint.load import load_checkpoint
 from .config import LMConfig
+from .economy import AS_IT_IS, Economy
 from .errors import CheckpointError, MoshiError
 from .mimi import Mimi, MimiDecoder, MimiEncoder
 from .model.lm import LM
@@ -58,24 +59,31 @@ class Moshi:
         return self.checkpoint.config
 
 
-def load(model: str | Path, bits: int | None = None, *, notify: Callable[[str], None] = lambda message: None) -> Moshi:
+def load(
+    model: str | Path,
+    bits: int | None = None,
+    *,
+    economy: Economy = AS_IT_IS,
+    notify: Callable[[str], None] = lambda message: None,
+) -> Moshi:
     """Load a model with its codec and tokenizer, downloading it first if need be.
 
     Args:
         model: `tiny` (built in), `moshiko`, `moshika`, a Hugging Face repository, or a local folder.
         bits: 4, 8 or 16, for the short names; None chooses what this machine can run in real time.
+        economy: a shorter window, keys and values in 8 bits, another type.
         notify: is told, in a sentence, what was chosen.
 
     Raises:
         CheckpointError: it cannot be found, is not whole, or does not fit in memory.
         ConfigError: its config.json asks for what this version cannot run.
     """
-    return load_folder(locate(str(model), bits, notify=notify))
+    return load_folder(locate(str(model), bits, notify=notify, economy=economy), economy)
 
 
-def load_folder(folder: Path) -> Moshi:
+def load_folder(folder: Path, economy: Economy = AS_IT_IS) -> Moshi:
     """Load a local checkpoint; see `load`. The small files are read first: their faults show at once."""
-    checkpoint = inspect(folder)
+    checkpoint = inspect(folder).run_as(economy)
     config = checkpoint.config
     text = open_tokenizer(companion(folder, "tokenizer_name", TOKENIZER))
     if text.vocabulary_size > config.text_card:

@@ -39,9 +39,9 @@ def result_rows(folder: Path) -> Iterator[tuple[str, ...]]:
             yield (
                 f"{machine['chip']} ({machine['backend']})",
                 f"{machine['memory_bytes'] / 2**30:.0f} GB",
-                settings["model"] + (", second load" if settings["contend"] else ""),
+                ", ".join([settings["model"], *_not_usual(settings)]),
                 run["name"],
-                f"{settings['context']:,}",
+                f"{settings['from_frame']:,}",
                 *(_ms(lm, key) for key in ("p50_ms", "p95_ms")),
                 *(_ms(pipeline, key) for key in ("p50_ms", "p95_ms")),
                 f"{100 * slowest['over_80_ms']:.1f}%" if slowest else "",
@@ -50,6 +50,18 @@ def result_rows(folder: Path) -> Iterator[tuple[str, ...]]:
                 f"{versions.get('moshi-mac', '')}, MLX {versions.get('mlx', '')}",
                 f"[{path.stem}](results/{path.name})",
             )
+
+
+def _not_usual(settings: dict[str, Any]) -> Iterator[str]:
+    """What a model was run with, where that is not as a conversation runs it."""
+    if settings["context"]:
+        yield f"window of {settings['context']:,}"
+    if settings["kv_bits"]:
+        yield f"keys and values in {settings['kv_bits']} bits"
+    if settings["dtype"]:
+        yield settings["dtype"]
+    if settings["contend"]:
+        yield "second load"
 
 
 def _ms(times: dict[str, Any] | None, key: str) -> str:

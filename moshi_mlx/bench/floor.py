@@ -29,4 +29,4 @@ def read_bytes(lm: LM, position: int | None = None) -> int:
         elif config.depth and name.startswith("depformer.weights."):
             size *= config.depth.schedule.count(int(name.split(".")[2]))
         total += size
-    return total + window_bytes(config, position) * lm.dtype.size // 2
+    return total + window_bytes(config, position, lm.dtype.size)

@@ -71,7 +71,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def _title(result: dict[str, Any]) -> str:
     machine, settings = result["machine"], result["settings"]
-    place = "the first frame" if settings["context"] == 0 else f"frame {settings['context']:,}"
+    place = "the first frame" if settings["from_frame"] == 0 else f"frame {settings['from_frame']:,}"
     return f"{settings['model']} on {machine['chip']} ({machine['backend']}), from {place} on"
 
 

@@ -38,19 +38,20 @@ SIZES: dict[str, dict[str, Any]] = {
 """Kyutai's config.json by size. Widths are those that Kyutai's port can also run."""
 
 
-def random_lm(config: LMConfig, bits: int, seed: int = 0) -> LM:
+def random_lm(config: LMConfig, bits: int, seed: int = 0, dtype: str | None = None) -> LM:
     """A network of random weights.
 
     Args:
         config: its architecture.
         bits: 32 (float32), 16 (bfloat16), 8 or 4 (quantized in Moshi's groups, with bfloat16 activations).
         seed: the same seed gives the same weights.
+        dtype: of the activations, where not as told above.
 
     Raises:
         MoshiError: its widths do not divide into groups.
     """
     lm = LM(config)  # its own random values are lazy and never computed
-    lm.set_dtype(mx.float32 if bits == 32 else mx.bfloat16)
+    lm.set_dtype(getattr(mx, dtype or ("float32" if bits == 32 else "bfloat16")))
     if bits in GROUP_SIZES:
         _check_groups(lm, GROUP_SIZES[bits])
         nn.quantize(lm, group_size=GROUP_SIZES[bits], bits=bits)

@@ -31,7 +31,7 @@ from .timing import ms, thinned
 from .verdict import Standing
 
 PRECISIONS = {**PUBLISHED, 32: "float32"}
-FORM = "moshi-mac bench 1"
+FORM = "moshi-mac bench 2"
 """Counts up when the meaning of a figure changes."""
 _PACKAGES = ("moshi-mac", "mlx", "rustymimi", "numpy")
 _SERIES = ("lm", "pipeline")
@@ -126,7 +126,7 @@ def _memory(measured: Measured, weights: int, base: int) -> dict[str, Any]:
 def _floor(lm: LM, measured: Measured, bandwidth: float) -> dict[str, Any]:
     position = measured.position
     total = read_bytes(lm, position)
-    kept = window_bytes(lm.config, position) * lm.dtype.size // 2
+    kept = window_bytes(lm.config, position, lm.dtype.size)
     result = {
         "position": position,
         "weight_bytes": total - kept,
@@ -148,7 +148,8 @@ def _arrays(tree: Any) -> Iterable[mx.array]:
 
 def is_moshi(config: LMConfig) -> bool:
     """Whether this is the full architecture, for which it is worth telling what other chips would do."""
-    return config.transformer == LMConfig.from_dict(MOSHI_7B).transformer
+    own, moshi = config.transformer, LMConfig.from_dict(MOSHI_7B).transformer
+    return (own.dim, own.num_layers, own.hidden_dim) == (moshi.dim, moshi.num_layers, moshi.hidden_dim)
 
 
 def predictions(config: LMConfig) -> list[dict[str, Any]]:

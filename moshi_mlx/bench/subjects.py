@@ -17,6 +17,7 @@ from ..checkpoint.load import load_checkpoint, memory_needed
 from ..checkpoint.sizes import model_bytes, window_bytes
 from ..checkpoint.tiny import tiny_folder
 from ..config import LMConfig
+from ..economy import AS_IT_IS, Economy
 from ..errors import CheckpointError, MoshiError
 from ..generator import Generator
 from ..live.system import steady_memory
@@ -49,18 +50,21 @@ class Subject:
     """Bytes of memory for a conversation of any length."""
 
 
-def random_subjects(size: str, bits: Sequence[int] | None, position: int | None) -> tuple[list[Subject], list[str]]:
+def random_subjects(
+    size: str, bits: Sequence[int] | None, position: int | None, economy: Economy = AS_IT_IS
+) -> tuple[list[Subject], list[str]]:
     """Architectures with random weights, and the precisions that do not fit in memory here.
 
     Args:
         size: one of SIZES.
         bits: the precisions asked for; None is the usual ones, of which those that do not fit are left out.
         position: where in a conversation it is measured; None is with a full window.
+        economy: how they are run.
 
     Raises:
         MoshiError: one that was asked for does not fit, or none does.
     """
-    config, there = LMConfig.from_dict(SIZES[size]), available_memory()
+    config, there = economy.of(LMConfig.from_dict(SIZES[size])), available_memory()
     needed = {b: _needed(config, b, position) for b in bits or USUAL_BITS[size]}
     fitting = [b for b in needed if needed[b] <= there]
     if len(fitting) < (len(needed) if bits else 1):
@@ -70,17 +74,17 @@ def random_subjects(size: str, bits: Sequence[int] | None, position: int | None)
             f"{human_bytes(there)} can be had; {_advice(config, position, there)}"
         )
     codec = Mimi(tiny_folder() / MIMI, _codebooks(config))
-    subjects = [Subject(PRECISIONS[b], config, _drawing(config, b), codec, needed[b]) for b in fitting]
+    subjects = [Subject(PRECISIONS[b], config, _drawing(config, b, economy.dtype), codec, needed[b]) for b in fitting]
     return subjects, [PRECISIONS[b] for b in needed if b not in fitting]
 
 
-def checkpoint_subject(folder: Path) -> Subject:
+def checkpoint_subject(folder: Path, economy: Economy = AS_IT_IS) -> Subject:
     """A checkpoint, with the built-in codec where it comes without one: timing is the same.
 
     Raises:
         MoshiError: it is not whole, or does not fit in memory.
     """
-    checkpoint = inspect(folder)
+    checkpoint = inspect(folder).run_as(economy)
     try:
         codec = companion(folder, "mimi_name", MIMI)
     except CheckpointError:
@@ -131,8 +135,8 @@ def run(
         return figures(subject.name, lm, measured, bandwidth, load_s, base)
 
 
-def _drawing(config: LMConfig, bits: int) -> Callable[[], LM]:
-    return lambda: random_lm(config, bits)
+def _drawing(config: LMConfig, bits: int, dtype: str | None) -> Callable[[], LM]:
+    return lambda: random_lm(config, bits, dtype=dtype)
 
 
 def _codebooks(config: LMConfig) -> int:
@@ -141,9 +145,9 @@ def _codebooks(config: LMConfig) -> int:
 
 def _needed(config: LMConfig, bits: int, position: int | None) -> int:
     """Bytes of memory for weights, keys and values up to there, and what a conversation has beside them."""
-    width = 2 if bits == 32 else 1
-    window = window_bytes(config, None if position is None else position + _ROOM)
-    return width * (model_bytes(config, min(bits, 16)) + window) + _BESIDE_BYTES
+    width = 4 if bits == 32 else 2
+    window = window_bytes(config, None if position is None else position + _ROOM, width)
+    return width // 2 * model_bytes(config, min(bits, 16)) + window + _BESIDE_BYTES
 
 
 def _advice(config: LMConfig, position: int | None, there: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..config import MOSHI_7B, LMConfig
+from ..economy import AS_IT_IS, Economy
 from ..memory import available_memory, human_bytes
 from ..speed import FRAME_S, measure_bandwidth, predict
 from .sizes import frame_bytes, model_bytes, window_bytes
@@ -29,6 +30,7 @@ def choose_bits(
     candidates: Sequence[int] = tuple(PRECISIONS),
     memory: int | None = None,
     bandwidth: Callable[[], float] = measure_bandwidth,
+    economy: Economy = AS_IT_IS,
 ) -> Choice:
     """The most bits among `candidates` with which Moshi 7B fits here and keeps up with a fifth to spare.
 
@@ -36,8 +38,9 @@ def choose_bits(
         candidates: some of 16, 8 and 4; the smallest is what remains when none will do.
         memory: bytes to be had; asked of the machine when None.
         bandwidth: gives bytes per second; called once, and only when it decides something.
+        economy: how it will be run.
     """
-    config = LMConfig.from_dict(MOSHI_7B)
+    config = economy.of(LMConfig.from_dict(MOSHI_7B))
     memory = available_memory() if memory is None else memory
     candidates = sorted(candidates, reverse=True)
     fitting = [bits for bits in candidates if memory_needed(config, bits) <= memory]

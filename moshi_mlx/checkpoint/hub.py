@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import LMConfig
+from ..economy import AS_IT_IS, Economy
 from ..errors import CheckpointError, MoshiError
 from .choice import PRECISIONS, choose_bits
 from .companions import CODEC, COMPANIONS, companion, companion_files, companion_here, fetch_companion, roles_of
@@ -35,6 +36,7 @@ def locate(
     notify: Notify | None = None,
     refresh: bool = False,
     companions: bool = True,
+    economy: Economy = AS_IT_IS,
 ) -> Path:
     """A local folder that holds a checkpoint, downloaded if need be.
 
@@ -47,6 +49,7 @@ def locate(
         notify: is told, in a sentence each, what was chosen and why.
         refresh: ask the Hub for a newer revision even if the model is here.
         companions: see to the codec and the text tokenizer too; `companion` finds them.
+        economy: how it will be run, which is a part of what is the best for this machine.
 
     Raises:
         CheckpointError: there is no such model, or it cannot be had; the sentence says what to do.
@@ -58,7 +61,7 @@ def locate(
         _check_bits(bits, model, None)
         return tiny_folder(model)
     if model in SHORT_NAMES:
-        return _short(model, bits, how, companions)
+        return _short(model, bits, how, companions, economy)
     if _is_path(model):
         folder = Path(model).expanduser()
         names = _local_names(folder)
@@ -144,11 +147,11 @@ def repository_of(name: str, bits: int) -> str:
     return f"kyutai/{name}-mlx-{PRECISIONS[bits]}"
 
 
-def _short(name: str, bits: int | None, how: Fetching, companions: bool) -> Path:
+def _short(name: str, bits: int | None, how: Fetching, companions: bool, economy: Economy) -> Path:
     """A published model: in the precision asked for, the one that suits, or offline one that is here."""
     if bits is not None:
         return _checkpoint(repository_of(name, bits), "main", how, companions)
-    choice = choose_bits()
+    choice = choose_bits(economy=economy)
     how.notify(f"{name}: {choice.reason}")
     try:
         return _checkpoint(repository_of(name, choice.bits), "main", how, companions)
@@ -156,7 +159,7 @@ def _short(name: str, bits: int | None, how: Fetching, companions: bool) -> Path
         here = cached_bits(name)
         if not here:
             raise
-        instead = choose_bits(here)
+        instead = choose_bits(here, economy=economy)
         how.notify(f"{PRECISIONS[choice.bits]} cannot be downloaded now, so {PRECISIONS[instead.bits]} is used")
         return _checkpoint(repository_of(name, instead.bits), "main", how, companions)
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from ..config import LMConfig
+from ..economy import Economy
 from ..errors import CheckpointError
 from .formats import FLOAT_MODES, Format, check_declared
 from .helium import HELIUM_WEIGHTS, preset
@@ -56,6 +57,8 @@ class Checkpoint:
     config: LMConfig
     files: tuple[Path, ...]
     tensors: Mapping[str, Tensor]
+    dtype: str | None = None
+    """Type to run in: of the activations, and of the weights that are not quantized; None is the file's own."""
 
     @cached_property
     def vocabulary(self) -> str:
@@ -76,6 +79,14 @@ class Checkpoint:
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def run_as(self, economy: Economy) -> Checkpoint:
+        """The same files, to be run in less memory or in another type.
+
+        Raises:
+            ConfigError: its network cannot be run so.
+        """
+        return replace(self, config=economy.of(self.config), dtype=economy.dtype)
 
     @property
     def precision(self) -> str:

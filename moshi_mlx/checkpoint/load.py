@@ -14,6 +14,7 @@ from typing import cast
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..economy import AS_IT_IS, Economy
 from ..errors import CheckpointError
 from ..memory import available_memory
 from ..model.lm import LM, Layout
@@ -23,14 +24,18 @@ from .inspect import Checkpoint, inspect
 from .names import Merge, Source, is_condition, merges, tensor_of
 
 
-def load_lm(folder: str | Path) -> LM:
+def load_lm(folder: str | Path, economy: Economy = AS_IT_IS) -> LM:
     """Load a language model from a folder with config.json and safetensors, of whatever precision.
+
+    Args:
+        folder: as `hub.locate` finds it.
+        economy: a shorter window, fewer bits for keys and values, another type.
 
     Raises:
         ConfigError: config.json is malformed, or asks for what this version cannot run.
         CheckpointError: a file is missing, broken or misshapen, or memory does not suffice.
     """
-    return load_checkpoint(inspect(folder))
+    return load_checkpoint(inspect(folder).run_as(economy))
 
 
 def load_checkpoint(checkpoint: Checkpoint) -> LM:
@@ -56,7 +61,8 @@ def memory_needed(checkpoint: Checkpoint) -> int:
 
 def window_bytes(checkpoint: Checkpoint) -> int:
     """Bytes of keys and values once the window is full."""
-    return sizes.window_bytes(checkpoint.config) * (2 if checkpoint.precision == "float32" else 1)
+    width = 4 if checkpoint.dtype is None and checkpoint.precision == "float32" else 2
+    return sizes.window_bytes(checkpoint.config, width=width)
 
 
 def check_memory(checkpoint: Checkpoint) -> None:
@@ -141,7 +147,9 @@ class _Reader:
         return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
 
     def _activation_type(self) -> mx.Dtype:
-        """The type that the network runs in: that of the text head, or of its scales."""
+        """The type that the network runs in: the one asked for, or that of the text head, or of its scales."""
+        if self._checkpoint.dtype:
+            return getattr(mx, self._checkpoint.dtype)
         source = self._checkpoint.sources["text_linear.weight"][0]
         for part in ("weight", "scales"):
             dtype = self._arrays[source.part_name(part)].dtype

@@ -55,11 +55,20 @@ def _times_read(config: LMConfig, merge: Merge, rows: int) -> float:
     return 1
 
 
-def window_bytes(config: LMConfig, position: int | None = None) -> int:
-    """Bytes of the 16-bit keys and values up to `position`, or of a full window when it is None."""
+def window_bytes(config: LMConfig, position: int | None = None, width: int = 2) -> int:
+    """Bytes of the keys and values up to `position`, or of a full window when it is None.
+
+    Args:
+        config: says how many bits are kept of each number; where it does not, all that are computed.
+        position: the frame.
+        width: bytes of a number as it is computed.
+    """
     transformer = config.transformer
     filled = transformer.context if position is None else min(position + 1, transformer.context)
-    return 2 * 2 * transformer.num_layers * transformer.num_kv_heads * transformer.head_dim * filled
+    numbers = 2 * transformer.num_layers * transformer.num_kv_heads * transformer.head_dim * filled
+    if not transformer.kv_bits:
+        return width * numbers
+    return numbers * transformer.kv_bits // 8 + 2 * width * numbers // transformer.kv_group_size
 
 
 def _shapes(config: LMConfig) -> dict[Merge, tuple[int, ...]]:

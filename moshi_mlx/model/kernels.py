@@ -58,3 +58,32 @@ def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = Non
     if mask is not None:
         scores = mx.where(mask, scores, -mx.inf)
     return mx.softmax(scores, axis=-1, precise=True) @ v
+
+
+def quantized_attention(
+    q: mx.array,
+    keys: tuple[mx.array, ...],
+    values: tuple[mx.array, ...],
+    mask: mx.array | None,
+    group_size: int,
+    bits: int,
+) -> mx.array:
+    """Scaled dot-product attention of one step to keys and values that are read as they are stored, in few bits.
+
+    Args:
+        q: [B, H, 1, D].
+        keys: packed, scales and biases of [B, Hkv, S, D], as `mx.quantize` gives them; Hkv divides H.
+        values: the same.
+        mask: True where a key is seen, [S].
+        group_size: numbers along D that share a scale.
+        bits: of each number.
+    """
+    batch, _, _, dim = q.shape
+    # Queries that share a head of keys are the rows of one product.
+    rows = q.reshape(batch, keys[0].shape[1], -1, dim) * dim**-0.5
+    scores = mx.quantized_matmul(rows, *keys, transpose=True, group_size=group_size, bits=bits)
+    if mask is not None:
+        scores = mx.where(mask, scores, -mx.inf)
+    weights = mx.softmax(scores, axis=-1, precise=True)
+    seen = mx.quantized_matmul(weights, *values, transpose=False, group_size=group_size, bits=bits)
+    return seen.reshape(q.shape)

@@ -1,7 +1,8 @@
 """The ring of keys and values that Helium attends to: exactly the last `context` positions, for ever.
 
 The ring grows in a few steps, so that a young conversation reads little memory, and is updated in place:
-the arrays go into the compiled step and come out of it, and nobody else holds them in between.
+the arrays go into the compiled step and come out of it, and nobody else holds them in between. Where the
+configuration says so, it holds 8 bits of each number, with a scale and a bias per group along a head.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ..config import TransformerConfig
+from .kernels import attention, quantized_attention
 
-LayerCache = tuple[mx.array, mx.array]
-"""Keys and values of one layer, each [B, Hkv, capacity, D]."""
+LayerCache = tuple[mx.array, ...]
+"""Keys and values of one layer, each [B, Hkv, capacity, D]; in fewer bits each is three: packed, scales, biases."""
 
 
 def capacities(context: int) -> list[int]:
@@ -40,7 +42,7 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all keys and values held now."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        return sum(ring.nbytes for layer in self.layers for ring in layer)
 
     def clear(self) -> None:
         """Forget everything, and give the memory back."""
@@ -56,20 +58,27 @@ class KVCache:
     def blank(self, capacity: int) -> list[LayerCache]:
         """Zero rings of a size; nothing is allocated before they are evaluated."""
         config = self._config
-        shape = (self._batch, config.num_kv_heads, capacity, config.head_dim)
-        return [(mx.zeros(shape, self._dtype), mx.zeros(shape, self._dtype)) for _ in range(config.num_layers)]
+        bits, dim = config.kv_bits, config.head_dim
+        parts = [(dim, self._dtype)]
+        if bits:
+            groups = (dim // config.kv_group_size, self._dtype)
+            parts = [(dim * bits // 32, mx.uint32), groups, groups]
+        shape = (self._batch, config.num_kv_heads, capacity)
+        return [
+            tuple(mx.zeros((*shape, width), dtype) for width, dtype in [*parts, *parts])
+            for _ in range(config.num_layers)
+        ]
 
     def make_room(self, position: int) -> None:
-        """Grow, layer by layer so that the peak stays low, if `position` does not fit yet."""
+        """Grow if `position` does not fit yet: as a part of the frame's own graph, which copies layer by layer.
+
+        An old ring goes when its layer is done, so the peak is that of two layers above the grown rings.
+        """
         if position < self.capacity or self.capacity == self._sizes[-1]:
             return
         capacity = next((size for size in self._sizes if size > position), self._sizes[-1])
-        for i in range(len(self.layers)):
-            keys, values = self.layers[i]
-            room = [(0, 0), (0, 0), (0, capacity - keys.shape[2]), (0, 0)]
-            self.layers[i] = mx.pad(keys, room), mx.pad(values, room)
-            del keys, values
-            mx.eval(self.layers[i])
+        room = [(0, 0), (0, 0), (0, capacity - self.capacity), (0, 0)]
+        self.layers = [tuple(mx.pad(ring, room) for ring in layer) for layer in self.layers]
 
     def sizes_ahead(self) -> list[int]:
         """Every capacity that the ring will have, the present one included."""
@@ -98,4 +107,30 @@ def stretch_mask(position: int, time: int, context: int) -> mx.array:
 
 def write_ring(cache: LayerCache, keys: mx.array, values: mx.array, slot: mx.array) -> LayerCache:
     """The rings with the keys and values of T steps, [B, Hkv, T, D], from `slot` [1] on, in the same memory."""
-    return mx.slice_update(cache[0], keys, slot, axes=(2,)), mx.slice_update(cache[1], values, slot, axes=(2,))
+    steps: tuple[mx.array, ...] = (keys, values)
+    if len(cache) > 2:
+        packing = _packing(cache, keys.shape[-1])
+        steps = (*mx.quantize(keys, **packing), *mx.quantize(values, **packing))
+    return tuple(mx.slice_update(ring, step, slot, axes=(2,)) for ring, step in zip(cache, steps, strict=True))
+
+
+def attend_ring(q: mx.array, cache: LayerCache, mask: mx.array | None) -> mx.array:
+    """One step's attention: queries [B, H, 1, D] to the rings' slots, where `mask` [capacity] is not False."""
+    if len(cache) == 2:
+        return attention(q, *cache, mask)
+    return quantized_attention(q, cache[:3], cache[3:], mask, **_packing(cache, q.shape[-1]))
+
+
+def read_ring(cache: LayerCache, filled: int, head_dim: int) -> tuple[mx.array, mx.array]:
+    """Keys and values of the first `filled` slots, [B, Hkv, filled, D]."""
+    parts = [ring[:, :, :filled] for ring in cache]
+    if len(parts) > 2:
+        packing = _packing(cache, head_dim)
+        parts = [mx.dequantize(*part, **packing) for part in (parts[:3], parts[3:])]
+    return parts[0], parts[1]
+
+
+def _packing(cache: LayerCache, head_dim: int) -> dict[str, int]:
+    """The bits and the group size of rings in fewer bits."""
+    packed, scales = cache[:2]
+    return {"bits": packed.shape[-1] * 32 // head_dim, "group_size": head_dim // scales.shape[-1]}

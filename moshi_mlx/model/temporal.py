@@ -9,7 +9,7 @@ import mlx.nn as nn
 
 from ..config import TransformerConfig
 from .kernels import Rotation, attention
-from .kv_cache import LayerCache, ring_mask, stretch_mask, write_ring
+from .kv_cache import LayerCache, attend_ring, read_ring, ring_mask, stretch_mask, write_ring
 from .layers import Attend, Block, Memory
 
 
@@ -73,7 +73,7 @@ class TemporalTransformer(nn.Module):
                 split = projected.reshape(-1, sum(self._heads), 1, config.head_dim)
                 q, k, v = self._turned(split, rotation)
                 updated.append(write_ring(rings, k, v, slot))
-                return attention(q, *updated[-1], mask).reshape(-1, config.dim)
+                return attend_ring(q, updated[-1], mask).reshape(-1, config.dim)
 
             return attend
 
@@ -101,7 +101,8 @@ class TemporalTransformer(nn.Module):
             def attend(projected: mx.array) -> mx.array:
                 split = projected.reshape(batch, time, sum(self._heads), config.head_dim).swapaxes(1, 2)
                 q, *new = self._turned(split, rotation)
-                k, v = (mx.concatenate([ring[:, :, :filled], own], 2) for ring, own in zip(rings, new, strict=True))
+                held = read_ring(rings, filled, config.head_dim)
+                k, v = (mx.concatenate(parts, 2) for parts in zip(held, new, strict=True))
                 updated.append(write_ring(rings, *new, slot))
                 return attention(q, k, v, mask).swapaxes(1, 2).reshape(-1, config.dim)
 

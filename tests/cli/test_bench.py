@@ -14,7 +14,7 @@ from moshi_mlx.bench import stages, subjects
 from moshi_mlx.cli import bench
 from moshi_mlx.cli.main import main
 
-TINY = ["bench", "--size", "tiny", "--frames", "3", "--context", "10"]
+TINY = ["bench", "--size", "tiny", "--frames", "3", "--from-frame", "10"]
 LM = [*TINY, "--stages", "lm"]
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -72,7 +72,7 @@ def test_tables_then_the_verdict_then_a_line_of_json(whole: tuple[str, Path, Pat
     assert run["memory"]["over_weights_keys_and_values"] < 0.05
     assert result["bandwidth"] > 1e8
     assert result["verdict"] in lines
-    assert result["settings"]["context"] == 10
+    assert result["settings"]["from_frame"] == 10
     assert {"mlx", "python", "rustymimi"} <= result["versions"].keys()
     assert all(any(stage in line for line in lines) for stage in stages.STAGES)
 
@@ -128,9 +128,19 @@ def test_a_checkpoint_is_measured_with_its_own_weights(capsys: pytest.CaptureFix
     assert main(["bench", "--model", "tiny", "--frames", "2", "--stages", "lm,encode", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["settings"]["model"] == "tiny"
-    assert result["settings"]["context"] == 256
+    assert result["settings"]["from_frame"] == 256
     assert result["runs"][0]["memory"]["keys_and_values"] == 2 * 4 * 4 * 256 * 128
     assert result["predictions"] == []
+
+
+def test_what_small_macs_give_up_is_told_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--context", "40", "--kv-bits", "8", "--dtype", "float16"]
+    assert main(["bench", "--size", "tiny", "-q", "16", "--frames", "2", "--stages", "lm", *flags, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [result["settings"][key] for key in ("from_frame", "context", "kv_bits", "dtype")] == [40, 40, 8, "float16"]
+    (run,) = result["runs"]
+    numbers = 2 * 4 * 256 * 40  # keys and values, layers, width, frames
+    assert run["memory"]["keys_and_values"] == run["floor"]["key_and_value_bytes"] == numbers * 17 // 16
 
 
 def test_a_second_load_runs_beside_it_and_ends_with_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +165,7 @@ def _children() -> list[str]:
     ("arguments", "said"),
     [
         (["--frames", "0"], "--frames must be at least 1"),
-        (["--context", "-1"], "--context must be 0 or more"),
+        (["--from-frame", "-1"], "--from-frame must be 0 or more"),
         (["--stages", "lm,nap"], "does not know 'nap'"),
         (["--plot", "a.jpeg"], "must end in .png"),
         (["--plot", "no-such-folder/a.png"], "its folder does not exist"),
@@ -163,6 +173,8 @@ def _children() -> list[str]:
         (["--peer-python", "python"], "--peer moshi_mlx"),
         (["--peer", "moshi_mlx", "--peer-python", "python"], "give --model, or --size"),
         (["--model", "tiny", "-q", "4", "8"], "a checkpoint has one precision"),
+        (["--size", "tiny", "--context", "65"], "between 1 and 64 frames, not 65"),
+        (["--size", "tiny", "--peer", "moshi_mlx", "--peer-python", "python", "--kv-bits", "8"], "leave --context"),
         (["--model", "./no-such-folder"], "no-such-folder"),
         (["--size", "narrow", "-q", "8"], "groups of 64"),
         (["compare", "no-such-file.json", "other.json"], "cannot be read"),
@@ -179,7 +191,7 @@ def test_a_precision_that_does_not_fit_is_refused_before_anything_is_made(
     bits: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subjects, "available_memory", lambda: 10_000_000_000)
-    monkeypatch.setattr(subjects, "random_lm", lambda *_: pytest.fail("it was made"))
+    monkeypatch.setattr(subjects, "random_lm", lambda *_, **__: pytest.fail("it was made"))
     line = refused(["bench", *bits], capsys)
     assert "moshi in bf16 needs 18.1 GB of memory and 10.0 GB can be had; -q 4 fits" in line
 
