@@ -1,6 +1,6 @@
 """A frame as compiled graphs: whole, or cut where the host chooses the text token.
 
-Both ways are made of the same two functions, `_hear` (the temporal transformer, up to the text token) and `_speak`
+Both ways are made of the same two functions, `hear` (the temporal transformer, up to the text token) and `speak`
 (the depth transformer). They are pure: rings, tokens and conditions go in, rings and tokens come out.
 """
 
@@ -61,59 +61,17 @@ class Choice:
     """How many the depth transformer writes."""
 
 
-class FrameGraphs:
-    """The compiled functions of a generator's frames."""
+class _Halves:
+    """The two functions that a frame is made of. They know nothing of the graphs, so that neither keeps the other."""
 
     def __init__(self, lm: LM, choice: Choice, batch_size: int):
         self._lm, self._choice, self._batch = lm, choice, batch_size
-        self._compiled: dict[tuple[object, ...], Compiled] = {}
         bonus = np.zeros(lm.config.text_card_out, np.float32)
         for token, value in choice.text_bonus.items():
             bonus[token] = value
         self._bonus = mx.array(bonus) if choice.text_bonus else None
 
-    def whole(self, full: bool, logits: bool) -> Compiled:
-        """(column, forced text, [step, seed], rings, told) -> (tokens and what else there is, rings)."""
-
-        def frame(
-            column: mx.array, forced: mx.array, control: mx.array, cache: list[LayerCache], told: Told
-        ) -> tuple[Outputs, list[LayerCache]]:
-            text_key, audio_key = mx.random.split(control)
-            text, heard, hidden, cache = self._hear(column, control[0], text_key, cache, told, full, forced)
-            audio, spoken = self._speak(hidden, text, audio_key)
-            tokens = text[:, None] if audio is None else mx.concatenate([text[:, None], audio], axis=1)
-            return {"tokens": tokens.astype(mx.int32)} | _scores(heard, spoken, logits), cache
-
-        return self._compile(("whole", full, logits), frame)
-
-    def hear(self, full: bool, logits: bool) -> Compiled:
-        """(column, [step, seed], rings, told) -> (the text token, the depth transformer's input …, rings)."""
-
-        def begin(
-            column: mx.array, control: mx.array, cache: list[LayerCache], told: Told
-        ) -> tuple[Outputs, list[LayerCache]]:
-            key = mx.random.split(control)[0]
-            text, heard, hidden, cache = self._hear(column, control[0], key, cache, told, full)
-            return {"text": text.astype(mx.int32), "hidden": hidden} | _scores(heard, {}, logits), cache
-
-        return self._compile(("hear", full, logits), begin)
-
-    def speak(self, logits: bool) -> Compiled:
-        """(the depth transformer's input, text token, [step, seed]) -> the column's codes, and perhaps scores."""
-
-        def finish(hidden: mx.array, text: mx.array, control: mx.array) -> Outputs:
-            audio, spoken = self._speak(hidden, text, mx.random.split(control)[1])
-            assert audio is not None
-            return {"tokens": audio.astype(mx.int32)} | _scores({}, spoken, logits)
-
-        return self._compile(("speak", logits), finish)
-
-    def _compile(self, key: tuple[object, ...], function: Compiled) -> Compiled:
-        if key not in self._compiled:
-            self._compiled[key] = mx.compile(function)
-        return self._compiled[key]
-
-    def _hear(
+    def hear(
         self,
         column: mx.array,
         position: mx.array,
@@ -138,7 +96,7 @@ class FrameGraphs:
             outputs["extra"] = mx.stack(extra, axis=1)
         return text, outputs, heard.hidden, heard.cache
 
-    def _speak(self, hidden: mx.array, text: mx.array, key: mx.array) -> tuple[mx.array | None, Outputs]:
+    def speak(self, hidden: mx.array, text: mx.array, key: mx.array) -> tuple[mx.array | None, Outputs]:
         """The column's codes [B, codebooks] and their scores; None without a depth transformer."""
         choice, config = self._choice, self._lm.config
         if config.depth is None:
@@ -153,6 +111,58 @@ class FrameGraphs:
 
         tokens, _ = self._lm.depformer(hidden, guidance.both(text), choose, choice.codebooks)
         return tokens[: self._batch] if guidance else tokens, {"audio_logits": mx.stack(scores, axis=1)}
+
+
+class FrameGraphs:
+    """The compiled functions of a generator's frames."""
+
+    def __init__(self, lm: LM, choice: Choice, batch_size: int):
+        self._halves = _Halves(lm, choice, batch_size)
+        self._compiled: dict[tuple[object, ...], Compiled] = {}
+
+    def whole(self, full: bool, logits: bool) -> Compiled:
+        """(column, forced text, [step, seed], rings, told) -> (tokens and what else there is, rings)."""
+        halves = self._halves
+
+        def frame(
+            column: mx.array, forced: mx.array, control: mx.array, cache: list[LayerCache], told: Told
+        ) -> tuple[Outputs, list[LayerCache]]:
+            text_key, audio_key = mx.random.split(control)
+            text, heard, hidden, cache = halves.hear(column, control[0], text_key, cache, told, full, forced)
+            audio, spoken = halves.speak(hidden, text, audio_key)
+            tokens = text[:, None] if audio is None else mx.concatenate([text[:, None], audio], axis=1)
+            return {"tokens": tokens.astype(mx.int32)} | _scores(heard, spoken, logits), cache
+
+        return self._compile(("whole", full, logits), frame)
+
+    def hear(self, full: bool, logits: bool) -> Compiled:
+        """(column, [step, seed], rings, told) -> (the text token, the depth transformer's input …, rings)."""
+        halves = self._halves
+
+        def begin(
+            column: mx.array, control: mx.array, cache: list[LayerCache], told: Told
+        ) -> tuple[Outputs, list[LayerCache]]:
+            key = mx.random.split(control)[0]
+            text, heard, hidden, cache = halves.hear(column, control[0], key, cache, told, full)
+            return {"text": text.astype(mx.int32), "hidden": hidden} | _scores(heard, {}, logits), cache
+
+        return self._compile(("hear", full, logits), begin)
+
+    def speak(self, logits: bool) -> Compiled:
+        """(the depth transformer's input, text token, [step, seed]) -> the column's codes, and perhaps scores."""
+        halves = self._halves
+
+        def finish(hidden: mx.array, text: mx.array, control: mx.array) -> Outputs:
+            audio, spoken = halves.speak(hidden, text, mx.random.split(control)[1])
+            assert audio is not None
+            return {"tokens": audio.astype(mx.int32)} | _scores({}, spoken, logits)
+
+        return self._compile(("speak", logits), finish)
+
+    def _compile(self, key: tuple[object, ...], function: Compiled) -> Compiled:
+        if key not in self._compiled:
+            self._compiled[key] = mx.compile(function)
+        return self._compiled[key]
 
 
 def _scores(heard: Outputs, spoken: Outputs, logits: bool) -> Outputs:

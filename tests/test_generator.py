@@ -10,6 +10,7 @@ from tiny_lm import SMALL, small_lm
 
 import moshi_mlx.generator
 from moshi_mlx import Frame, Generator, MoshiError, Sampling
+from moshi_mlx.bench.counting import counting
 from moshi_mlx.model import kernels
 from moshi_mlx.model.kv_cache import capacities
 
@@ -114,6 +115,20 @@ def test_rings_are_updated_in_place() -> None:
     assert mx.get_peak_memory() - before < 1.15 * generator.cache_bytes
 
 
+def test_rings_grow_within_the_one_wait_of_a_frame_and_in_the_memory_of_two_layers_more() -> None:
+    lm = small_lm(dim=256, num_heads=4, num_layers=12, context=4096)
+    gc.collect()
+    before = mx.get_active_memory()
+    generator = Generator(lm)
+    generator.skip_to(3583)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    with counting() as count:
+        run(generator, user_codes(2))
+    assert count.waits == 2
+    assert mx.get_peak_memory() - before < 1.2 * generator.cache_bytes
+
+
 @pytest.mark.parametrize("context", [24, 150])
 def test_the_window_is_exactly_the_context_for_ever(context: int) -> None:
     """The last step's logits depend on the column `context - 1` back, and not on the one before it.
@@ -173,6 +188,22 @@ def test_a_conversation_can_be_taken_up_far_from_its_beginning(position: int) ->
 def test_a_conversation_has_no_negative_frames() -> None:
     with pytest.raises(MoshiError, match="frame -1"):
         Generator(small_lm()).skip_to(-1)
+
+
+def test_a_generators_memory_returns_when_nobody_holds_it() -> None:
+    """Without the garbage collector, which a conversation keeps from running."""
+    gc.collect()
+    before = mx.get_active_memory()
+    gc.disable()
+    try:
+        generator = Generator(small_lm(dim=256, context=4096))
+        generator.skip_to(4000)
+        run(generator, user_codes(2), logits=True)
+        assert mx.get_active_memory() - before > generator.cache_bytes
+        del generator
+        assert mx.get_active_memory() - before < 100_000
+    finally:
+        gc.enable()
 
 
 def test_two_generators_on_one_model_do_not_disturb_each_other() -> None:
