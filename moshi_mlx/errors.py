@@ -21,3 +21,8 @@ class AudioError(MoshiError):
 
 class DeviceError(MoshiError):
     """A microphone, speaker or audio system that cannot be opened."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, without its backtrace."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -15,6 +15,8 @@ import threading
 import mlx.core as mx
 import numpy as np
 
+from ..codec.process import living
+
 RESOLUTION = 0.01
 """Width of a histogram's bin relative to its value; a percentile is at most half of that off."""
 SHORTEST_S, LONGEST_S = 1e-6, 1e3
@@ -78,9 +80,10 @@ class Metrics:
 
 
 def memory() -> dict[str, int]:
-    """Bytes: the process's resident size and its peak, and MLX's active, cached and peak memory."""
+    """Bytes: this process's resident size and its peak, the codec's processes', and MLX's active, cached and peak."""
     return {
         "rss": resident_size(),
+        "codec_rss": sum(codec_size().values()),
         "peak_rss": peak_resident_size(),
         "mlx_active": mx.get_active_memory(),
         "mlx_cache": mx.get_cache_memory(),
@@ -88,15 +91,26 @@ def memory() -> dict[str, int]:
     }
 
 
-def resident_size() -> int:
-    """Bytes of physical memory this process holds now; its peak where the system does not say."""
+def codec_size() -> dict[str, int]:
+    """Bytes of physical memory that the codec's processes hold now: all that encode, all that decode."""
+    sizes = {"encode": 0, "decode": 0}
+    for process in living():
+        sizes[process.task.direction] += resident_size(process.pid)
+    return sizes
+
+
+def resident_size(pid: int | None = None) -> int:
+    """Bytes of physical memory this process holds now; its peak where the system does not say.
+
+    With `pid` another process's of the same user, 0 where there is none.
+    """
     try:
         if sys.platform == "darwin":
-            return _resident_size_macos()
-        with open("/proc/self/statm", "rb") as file:
+            return _resident_size_macos(pid or os.getpid())
+        with open(f"/proc/{pid or 'self'}/statm", "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
-        return peak_resident_size()
+        return 0 if pid else peak_resident_size()
 
 
 def peak_resident_size() -> int:
@@ -115,9 +129,9 @@ class _ResourceUsage(ctypes.Structure):
     )
 
 
-def _resident_size_macos() -> int:
+def _resident_size_macos(pid: int) -> int:
     usage = _ResourceUsage()
-    if ctypes.CDLL("/usr/lib/libSystem.dylib").proc_pid_rusage(os.getpid(), 0, ctypes.byref(usage)) != 0:
+    if ctypes.CDLL("/usr/lib/libSystem.dylib").proc_pid_rusage(pid, 0, ctypes.byref(usage)) != 0:
         raise OSError("proc_pid_rusage failed")
     return int(usage.resident_size)
 

@@ -1,0 +1,29 @@
+"""How urgent the calling thread's work is, told to the operating system: a wish, which costs nothing where it is
+not heard. Imports nothing heavy: the codec's processes start with it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+
+_USER_INTERACTIVE, _UTILITY = 0x21, 0x11  # QOS_CLASS_… of macOS' <sys/qos.h>
+_NICE = 10
+
+
+def prefer_fast_cores() -> None:
+    """Ask macOS to run the calling thread on performance cores."""
+    _set_quality_of_service(_USER_INTERACTIVE)
+
+
+def give_way() -> None:
+    """Let every other thread go before the calling one. On Linux there is no way back without privileges."""
+    _set_quality_of_service(_UTILITY)
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+
+
+def _set_quality_of_service(quality: int) -> None:
+    if sys.platform == "darwin":
+        ctypes.CDLL("/usr/lib/libSystem.dylib").pthread_set_qos_class_self_np(quality, 0)
