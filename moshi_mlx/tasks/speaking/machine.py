@@ -81,11 +81,6 @@ class WordFeeder:
         """Whether the text is complete."""
         return self._closed
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is left to do but wait for more text or for the end."""
-        return not (self._queued or self._shown or self._must_pad or self._ready())
-
     def starves(self, proposed: int) -> bool:
         """Whether `next(step, proposed)` would want a word that is not there yet."""
         return self._wants_word(proposed) and not self._ready()

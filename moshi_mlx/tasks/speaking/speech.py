@@ -81,7 +81,7 @@ class Speech:
         self._prefix = np.zeros((codebooks, 0), np.int32) if prefix is None else prefix
         self._proposed: int | None = None
         self._skip = delay + self.prefix_frames
-        self._busy = 0  # the last step in which something was said
+        self._hungry_since: int | None = None  # the step in which a word was first wanted in vain
 
     @property
     def prefix_frames(self) -> int:
@@ -96,14 +96,17 @@ class Speech:
 
     @property
     def drained(self) -> bool:
-        """Whether the sound of all words fed is out, so that going on without a word would give silence."""
+        """Whether all words fed have been heard, as at the end: going on without a word would give silence."""
         if not self.feeder.spoken:
             return True
-        return self.step - self._busy > self._delay + FINAL_PADDING
+        return self._hungry_since is not None and self.step >= self._hungry_since + self._delay + FINAL_PADDING
 
     def starves(self) -> bool:
         """Take the first half of the next step: whether it wants a word that is not there yet."""
-        return self.step >= self.prefix_frames and self.feeder.starves(self._propose())
+        starves = self.step >= self.prefix_frames and self.feeder.starves(self._propose())
+        if starves and self._hungry_since is None:
+            self._hungry_since = self.step
+        return starves
 
     def _propose(self) -> int:
         if self._proposed is None:
@@ -114,8 +117,9 @@ class Speech:
         """Take the next step; the codes [codebooks] of a frame to be heard, or None while there is none."""
         text, proposed = ZERO_TOKEN, self._propose()
         if self.step >= self.prefix_frames:  # the words of the recording before are not known
+            said = len(self.feeder.spoken)
             text = self.feeder.next(self.step, proposed)
-            self._busy = self._busy if self.feeder.idle else self.step
+            self._hungry_since = self._hungry_since if len(self.feeder.spoken) == said else None
         frame = self.generator.finish(text, self._forced())
         self.step, self._proposed = self.step + 1, None
         if frame.audio is None:
