@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.tasks.kinds import Kind
 
-from .common import add_model_arguments, add_sampling_arguments, load_model, make_generator, make_sampling, note
+from .common import (
+    add_model_arguments,
+    add_sampling_arguments,
+    check_kind,
+    load_model,
+    make_generator,
+    make_sampling,
+    note,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -68,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.block_size not in BLOCK_SIZES:
         least, most = BLOCK_SIZES[0], BLOCK_SIZES[-1]
         raise MoshiError(f"--block-size must lie between {least} and {most} samples, not {args.block_size}")
+    check_kind(args, Kind.CONVERSE)
     echo = choose_echo(args.echo_cancellation, find_speaker(args))
     note(f"loading {args.model}")
     make_sampling(args)  # a wrong flag shows before gigabytes are looked at

@@ -77,16 +77,26 @@ def load_model(args: argparse.Namespace, kind: Kind) -> Moshi:
     Raises:
         MoshiError: it cannot be had, or is of another kind than the command is for.
     """
-    from moshi_mlx.checkpoint.inspect import inspect
     from moshi_mlx.checkpoint.tiny import BUILT_IN
     from moshi_mlx.moshi import load_folder
-    from moshi_mlx.tasks.kinds import require
 
+    check_kind(args, kind)
     folder = locate_model(args.model, args.bits)
-    require(kind, inspect(folder).config, args.model)
     if args.model in BUILT_IN:
         note(f"{args.model} is a built-in model with random weights: what it says is noise")
     return load_folder(folder)
+
+
+def check_kind(args: argparse.Namespace, kind: Kind) -> None:
+    """Refuse a model of another kind than the command is for, before devices are looked for or weights fetched.
+
+    Raises:
+        MoshiError: what it is, and the command for that; or there is no such model.
+    """
+    from moshi_mlx.checkpoint.remote import config_of
+    from moshi_mlx.tasks.kinds import require
+
+    require(kind, config_of(args.model, args.bits), args.model)
 
 
 def locate_model(model: str, bits: int | None, companions: bool = True) -> Path:

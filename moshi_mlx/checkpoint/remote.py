@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..config import MOSHI_7B, LMConfig
 from ..errors import CheckpointError
 from .download import Notify, RemoteFile, list_files
-from .hub import Repository, remote_config, remote_weights, whereabouts
+from .hub import SHORT_NAMES, Repository, remote_config, remote_weights, whereabouts
 from .hub_errors import hub_sentences
-from .inspect import INDEX, Checkpoint, Tensor, gather, read_folder
+from .inspect import INDEX, Checkpoint, Tensor, gather, read_config, read_folder
 
 
 def look(model: str, bits: int | None = None, notify: Notify | None = None) -> Checkpoint:
@@ -28,6 +29,14 @@ def look(model: str, bits: int | None = None, notify: Notify | None = None) -> C
     """
     place = whereabouts(model, bits, notify)
     return read_folder(place) if isinstance(place, Path) else _read(place)
+
+
+def config_of(model: str, bits: int | None = None) -> LMConfig:
+    """A model's configuration alone, wherever it lies; raises as `look` does."""
+    if model in SHORT_NAMES:
+        return LMConfig.from_dict(MOSHI_7B)
+    place = whereabouts(model, bits)
+    return read_config(place) if isinstance(place, Path) else remote_config(list_files(place.name, place.revision))
 
 
 def _read(repository: Repository) -> Checkpoint:

@@ -19,8 +19,8 @@ class Traits:
 
     does: str
     """A verb for a sentence: the model `does`."""
-    command: str
-    """The `moshi-mlx` command that runs it."""
+    commands: tuple[str, ...]
+    """The `moshi-mlx` commands that run it, the first one live."""
     default: str
     """The model that the command takes when none is named."""
     model_types: tuple[str, ...]
@@ -34,16 +34,21 @@ class Traits:
 class Kind(Enum):
     """The five things that a model of this family does."""
 
-    CONVERSE = Traits("converses", "chat", "moshiko", ("moshi",), hears=True, sounds=True)
-    TRANSCRIBE = Traits("listens", "transcribe", "kyutai/stt-1b-en_fr-mlx", ("stt",), hears=True, sounds=False)
-    SPEAK = Traits("speaks", "speak", "kyutai/tts-1.6b-en_fr", ("tts",), hears=False, sounds=True)
-    TRANSLATE = Traits("translates", "translate", "kyutai/hibiki-1b-mlx-bf16", ("hibiki",), hears=True, sounds=True)
-    WRITE = Traits("writes", "write", "kyutai/helium-1-preview-2b", ("helium",), hears=False, sounds=False)
+    CONVERSE = Traits("converses", ("chat", "run"), "moshiko", ("moshi",), hears=True, sounds=True)
+    TRANSCRIBE = Traits("listens", ("transcribe",), "kyutai/stt-1b-en_fr-mlx", ("stt",), hears=True, sounds=False)
+    SPEAK = Traits("speaks", ("speak",), "kyutai/tts-1.6b-en_fr", ("tts",), hears=False, sounds=True)
+    TRANSLATE = Traits("translates", ("translate",), "kyutai/hibiki-1b-mlx-bf16", ("hibiki",), hears=True, sounds=True)
+    WRITE = Traits("writes", ("write",), "kyutai/helium-1-preview-2b", ("helium",), hears=False, sounds=False)
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The commands that run it."""
+        return self.value.commands
 
     @property
     def command(self) -> str:
-        """The command that runs it: 'transcribe'."""
-        return self.value.command
+        """The command to name first: 'transcribe'."""
+        return self.commands[0]
 
     @property
     def default_model(self) -> str:

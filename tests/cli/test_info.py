@@ -34,9 +34,13 @@ def hub() -> Iterator[Hub]:
 
 
 def info(hub: Hub, home: Path, *arguments: str) -> tuple[int, str, str]:
+    return moshi_mlx(hub, home, "info", *arguments)
+
+
+def moshi_mlx(hub: Hub, home: Path, *arguments: str) -> tuple[int, str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
     environment = {**kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    command = [sys.executable, "-m", "moshi_mlx.cli.main", "info", *arguments]
+    command = [sys.executable, "-m", "moshi_mlx.cli.main", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout, done.stderr
 
@@ -79,6 +83,13 @@ def test_what_is_no_safetensors_file_ends_in_one_sentence(hub: Hub, tmp_path: Pa
     assert code == 2
     assert err.count("\n") == 1
     assert "model.safetensors of kyutai/small is not a safetensors file" in err
+
+
+def test_a_model_of_another_kind_is_refused_before_anything_of_it_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    code, _, err = moshi_mlx(hub, tmp_path, "write", "Once", "--model", NAME)
+    assert code == 2
+    assert err == f"moshi-mlx: error: {NAME} converses; use `moshi-mlx chat --model {NAME}`\n"
+    assert hub.downloads() == []
 
 
 @pytest.mark.parametrize("model", BUILT_IN)
