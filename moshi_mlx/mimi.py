@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from .codec import FRAME_SIZE
 from .codec.process import CodecProcess, Direction, Task
 from .codec.relay import Relay
 from .errors import AudioError, CheckpointError, first_line
 
 SAMPLE_RATE = 24_000
-FRAME_SIZE = 1920
 FRAME_RATE = 12.5
 CARDINALITY = 2048
 MAX_CODEBOOKS = 32

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from moshi_mlx.codec import FRAME_SIZE
 from moshi_mlx.errors import first_line
 from moshi_mlx.priority import give_way, prefer_fast_cores
 
