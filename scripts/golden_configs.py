@@ -118,3 +118,35 @@ BATCH = {"batch": 3}
 TOLD: dict[str, dict[str, Any]] = {
     "translating": {"words": {"description": "very_good"}, "null": {"description": "very_bad"}, "guidance": 3.0}
 }
+
+# A model that speaks, whose frames are cut where the host chooses the text: see make_cut_golden.py.
+CUT = config(
+    16,
+    16,
+    [0, 0, *[2] * 15],
+    demux_second_stream=True,
+    cross_attention=True,
+    depformer_weights_per_step_schedule=[0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 8, 9, 9, 9, 9],
+    depformer_low_rank_embeddings=16,
+    conditioners={
+        "speaker_wavs": {"type": "tensor", "tensor": {"dim": 24}},
+        "cfg": {
+            "type": "lut",
+            "lut": {"n_bins": 3, "dim": 16, "tokenizer": "noop", "possible_values": ["1.0", "1.5", "2.0"]},
+        },
+        "control": {"type": "lut", "lut": {"n_bins": 1, "dim": 64, "tokenizer": "noop", "possible_values": ["ok"]}},
+    },
+    fuser={
+        "cross_attention_pos_emb": True,
+        "cross_attention_pos_emb_scale": 1,
+        "sum": ["control", "cfg"],
+        "prepend": [],
+        "cross": ["speaker_wavs"],
+    },
+)
+CUT_TOLD: dict[str, Any] = {
+    "words": [{"cfg": "2.0", "control": "ok"}, {"cfg": None, "control": "ok"}],
+    "guidance": 2.0,
+    "masked_until": [12, 20],
+    "text_bonus": {"3": 0.5},
+}

@@ -93,14 +93,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write goldens with the PyTorch reference.")
     parser.add_argument("names", nargs="*", default=list(CONFIGS), metavar="NAME", help="default: all")
     names: list[str] = parser.parse_args().names
+    check_versions()
+    GOLDENS.mkdir(exist_ok=True)
+    for name in names:
+        write_golden(name, CONFIGS[name], BATCH.get(name, 1))
+
+
+def check_versions() -> None:
+    """Goldens come from these packages only, on one thread."""
     for package, wanted in VERSIONS.items():
         if version(package).split("+")[0] != wanted:
             raise SystemExit(f"goldens come from {package} {wanted}; {version(package)} is installed")
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    GOLDENS.mkdir(exist_ok=True)
-    for name in names:
-        write_golden(name, CONFIGS[name], BATCH.get(name, 1))
 
 
 def write_golden(name: str, config: dict[str, Any], batch: int) -> None:
