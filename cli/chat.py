@@ -24,6 +24,7 @@ from .common import (
     make_sampling,
     note,
 )
+from .economy import add_economy_arguments
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -44,6 +45,7 @@ BLOCK_SIZES = range(32, 9601)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `chat`."""
     add_model_arguments(parser)
+    add_economy_arguments(parser)
     sound = parser.add_argument_group("sound")
     sound.add_argument("-i", "--input", metavar="DEVICE", help="microphone, by number or name (see moshi-mlx devices)")
     sound.add_argument("-o", "--output", metavar="DEVICE", help="speaker, by number or name")

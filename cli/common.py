@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moshi_mlx.economy import AS_IT_IS, Economy
 from moshi_mlx.errors import AudioError, MoshiError
+
+from .economy import economy_of
 
 if TYPE_CHECKING:
     from moshi_mlx.generator import Generator
@@ -81,10 +84,11 @@ def load_model(args: argparse.Namespace, kind: Kind) -> Moshi:
     from moshi_mlx.moshi import load_folder
 
     check_kind(args, kind)
-    folder = locate_model(args.model, args.bits)
+    economy = economy_of(args)
+    folder = locate_model(args.model, args.bits, economy=economy)
     if args.model in BUILT_IN:
         note(f"{args.model} is a built-in model with random weights: what it says is noise")
-    return load_folder(folder)
+    return load_folder(folder, economy)
 
 
 def check_kind(args: argparse.Namespace, kind: Kind) -> None:
@@ -99,13 +103,13 @@ def check_kind(args: argparse.Namespace, kind: Kind) -> None:
     require(kind, config_of(args.model, args.bits), args.model)
 
 
-def locate_model(model: str, bits: int | None, companions: bool = True) -> Path:
+def locate_model(model: str, bits: int | None, companions: bool = True, economy: Economy = AS_IT_IS) -> Path:
     """The folder of a model; a download of gigabytes is announced, and asked for once on a terminal."""
     from moshi_mlx.checkpoint.hub import locate
 
     from .download import agree
 
-    return locate(model, bits, ask=agree, progress=True, notify=note, companions=companions)
+    return locate(model, bits, ask=agree, progress=True, notify=note, companions=companions, economy=economy)
 
 
 def make_generator(moshi: Moshi, args: argparse.Namespace) -> Generator:

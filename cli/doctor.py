@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from moshi_mlx.economy import AS_IT_IS, Economy
 from moshi_mlx.errors import DeviceError, MoshiError
 
 from .common import add_model_arguments
+from .economy import add_economy_arguments, economy_of
 
 if TYPE_CHECKING:
     from moshi_mlx.bench.machine import Machine
@@ -67,6 +69,7 @@ class Subject:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `doctor`."""
     add_model_arguments(parser)
+    add_economy_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -77,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from .display import print_checks, status
 
     with status("looking at this machine"):
-        checks = list(examine(args.model, args.bits, probe()))
+        checks = list(examine(args.model, args.bits, probe(), economy_of(args)))
     if args.json:
         print(json.dumps({"checks": [asdict(check) for check in checks], "verdict": verdict(checks)}))
     else:
@@ -86,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     return int(any(check.state == "problem" for check in checks))
 
 
-def examine(model: str, bits: int | None, machine: Machine) -> Iterator[Check]:
+def examine(model: str, bits: int | None, machine: Machine, economy: Economy) -> Iterator[Check]:
     """Every check, in the order in which one would look."""
     yield check_chip(machine)
     yield check_system(machine)
@@ -104,7 +107,7 @@ def examine(model: str, bits: int | None, machine: Machine) -> Iterator[Check]:
     from moshi_mlx.speed import measure_bandwidth
 
     bandwidth = measure_bandwidth()
-    found, subject = check_model(model, bits, bandwidth)
+    found, subject = check_model(model, bits, bandwidth, economy)
     yield found
     if subject is not None:
         yield check_memory(subject)
@@ -246,16 +249,18 @@ def check_echo() -> Check:
     )
 
 
-def check_model(model: str, bits: int | None, bandwidth: float) -> tuple[Check, Subject | None]:
+def check_model(
+    model: str, bits: int | None, bandwidth: float, economy: Economy = AS_IT_IS
+) -> tuple[Check, Subject | None]:
     """Whether the model is here, and whole."""
     from moshi_mlx.checkpoint.choice import choose_bits
     from moshi_mlx.checkpoint.hub import SHORT_NAMES, cached_bits, locate
     from moshi_mlx.memory import human_bytes
 
     if model in SHORT_NAMES:
-        bits = bits or choose_bits(bandwidth=lambda: bandwidth).bits
+        bits = bits or choose_bits(bandwidth=lambda: bandwidth, economy=economy).bits
         if bits not in cached_bits(model):
-            return _not_here(model, bits)
+            return _not_here(model, bits, economy)
     refused: list[Download] = []
 
     def refuse(download: Download) -> bool:
@@ -263,7 +268,7 @@ def check_model(model: str, bits: int | None, bandwidth: float) -> tuple[Check, 
         return False
 
     try:
-        subject = _subject(model, locate(model, bits, ask=refuse))
+        subject = _subject(model, locate(model, bits, ask=refuse), economy)
     except MoshiError as error:
         if not refused:
             return Check("model", "problem", str(error)), None
@@ -272,14 +277,14 @@ def check_model(model: str, bits: int | None, bandwidth: float) -> tuple[Check, 
     return Check("model", "ok", f"{subject.name}, {human_bytes(subject.nbytes)}, is here"), subject
 
 
-def _not_here(model: str, bits: int) -> tuple[Check, Subject]:
+def _not_here(model: str, bits: int, economy: Economy) -> tuple[Check, Subject]:
     """What is known of a published model without asking the network."""
     from moshi_mlx.checkpoint.choice import PRECISIONS, memory_needed
     from moshi_mlx.checkpoint.sizes import model_bytes
     from moshi_mlx.config import MOSHI_7B, LMConfig
     from moshi_mlx.memory import human_bytes
 
-    config = LMConfig.from_dict(MOSHI_7B)
+    config = economy.of(LMConfig.from_dict(MOSHI_7B))
     size, name = model_bytes(config, bits), f"{model} {PRECISIONS[bits]}"
     check = Check(
         "model",
@@ -290,11 +295,11 @@ def _not_here(model: str, bits: int) -> tuple[Check, Subject]:
     return check, Subject(name, config, bits, size, memory_needed(config, bits), size)
 
 
-def _subject(model: str, folder: Path) -> Subject:
+def _subject(model: str, folder: Path, economy: Economy) -> Subject:
     from moshi_mlx.checkpoint.inspect import inspect
     from moshi_mlx.checkpoint.load import memory_needed
 
-    checkpoint = inspect(folder)
+    checkpoint = inspect(folder).run_as(economy)
     name = f"{Path(model).name} {checkpoint.precision}"
     bits = _nearest_bits(checkpoint)
     return Subject(name, checkpoint.config, bits, checkpoint.nbytes, memory_needed(checkpoint), missing=0)
@@ -353,7 +358,12 @@ def check_speed(subject: Subject, bandwidth: float, gpu: bool) -> Check:
         return Check("speed", "ok", f"{told}: it keeps up")
     if expected.likely_s <= FRAME_S:
         return Check("speed", "warning", f"{told}: just enough", _smaller(subject, "close other programs"))
-    return Check("speed", "problem", f"{told}: it falls behind", _smaller(subject, "no published precision is smaller"))
+    return Check(
+        "speed",
+        "problem",
+        f"{told}: it falls behind",
+        _smaller(subject, "try --kv-bits 8, and a shorter window with --context 1500"),
+    )
 
 
 def _smaller(subject: Subject, otherwise: str) -> str:

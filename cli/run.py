@@ -25,6 +25,7 @@ from .common import (
     path,
     write_text,
 )
+from .economy import add_economy_arguments
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--transcript", metavar="FILE", type=path, help="write Moshi's words with their times, one a line"
     )
+    add_economy_arguments(parser)
     add_sampling_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end, and nothing else")
 

@@ -200,7 +200,7 @@ def published(bits: int, **changes: object) -> Subject:
         (16, 800e9, "ok", "it keeps up"),
         (8, 200e9, "warning", "-q 4"),
         (8, 100e9, "problem", "-q 4"),
-        (4, 50e9, "problem", "no published precision is smaller"),
+        (4, 50e9, "problem", "--kv-bits 8"),
     ],
 )
 def test_memory_bandwidth_decides_whether_a_gpu_keeps_up(bits: int, bandwidth: float, state: str, words: str) -> None:
