@@ -27,8 +27,6 @@ DONE, FAILED = b"d", b"f"
 HEAD = struct.Struct("<cI")
 """Begins every message: what it is, and how many bytes follow."""
 
-FRAME_SIZE = 1920  # samples
-
 _THREADS = "RAYON_NUM_THREADS"
 """How many threads a product of matrices is shared among; rustymimi looks at each."""
 
