@@ -93,6 +93,9 @@ class Room:
         self._script = np.zeros(0, np.float32)
         self._position = 0
         self._blocks: list[np.ndarray] = []
+        self.xruns: list[float] = []
+        """When the server was late, by `time.perf_counter()`."""
+        self._client.set_xrun_callback(lambda _late: self.xruns.append(time.perf_counter()))
         self._client.set_process_callback(self._process)
         self._client.activate()
 

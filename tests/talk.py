@@ -1,7 +1,6 @@
 """A conversation with the built-in model in a room without hardware, for tests and measurements.
 
-What the room heard from the virtual speaker, what was recorded, what every frame took, and how long the threads
-of this process waited for a processor meanwhile (Linux tells): the share of a delay that is the machine's.
+What the room heard from the virtual speaker, what was recorded, and what every frame took.
 """
 
 from __future__ import annotations
@@ -48,9 +47,8 @@ class Take:
     played: np.ndarray
     """The recording's right channel."""
     events: list[FrameEvent]
-    waits: list[tuple[float, float]] = field(default_factory=list)
-    """(seconds since the conversation began, seconds that threads have waited for a processor until then)."""
-
+    xruns: list[float] = field(default_factory=list)
+    """When the sound server was late, by `time.perf_counter()`."""
     spans: dict[str, dict[int, tuple[float, float]]] = field(default_factory=dict)
     """From the trace: for each stage and microphone frame, when it began and ended."""
 
@@ -149,13 +147,13 @@ def talk(
         conversation = Conversation(
             moshi, stages, input="room", output="room", block_size=period, recording=Recording(folder)
         )
-        with _driven(conversation, room, sound, during) as (events, waits):
+        with _driven(conversation, room, sound, during) as events:
             summary = conversation.run()
         heard = room.heard()
     record = Path(summary["recording"])
     recorded, _ = soundfile.read(record / "audio.wav", dtype="float32")
     events += conversation.events
-    return Take(heard, summary, recorded[:, 0], recorded[:, 1], events, waits, read_trace(record / "trace.json"))
+    return Take(heard, summary, recorded[:, 0], recorded[:, 1], events, room.xruns, read_trace(record / "trace.json"))
 
 
 def read_trace(path: Path) -> dict[str, dict[int, tuple[float, float]]]:
@@ -169,12 +167,9 @@ def read_trace(path: Path) -> dict[str, dict[int, tuple[float, float]]]:
 
 
 @contextmanager
-def _driven(
-    conversation: Conversation, room: Room, sound: np.ndarray, during: During
-) -> Iterator[tuple[list[FrameEvent], list[tuple[float, float]]]]:
+def _driven(conversation: Conversation, room: Room, sound: np.ndarray, during: During) -> Iterator[list[FrameEvent]]:
     """What happens in the room, in a thread: the conversation has the thread that loaded the model."""
     events: list[FrameEvent] = []
-    waits: list[tuple[float, float]] = []
     faults: list[BaseException] = []
 
     def drive() -> None:
@@ -184,7 +179,6 @@ def _driven(
             room.play(sound)
             while not room.finished():
                 time.sleep(LOOK_SECONDS)
-                waits.append((conversation.seconds, waited()))
                 while len(conversation.events) > 1:
                     events.append(conversation.events.popleft())
                 during(conversation, conversation.seconds)
@@ -195,18 +189,7 @@ def _driven(
 
     thread = threading.Thread(target=drive, name="room", daemon=True)
     thread.start()
-    yield events, waits
+    yield events
     thread.join()
     if faults:
         raise faults[0]
-
-
-def waited() -> float:
-    """Seconds that the threads of this process have spent ready to run, without a processor to run on."""
-    total = 0
-    for path in Path("/proc/self/task").glob("*/schedstat"):
-        try:
-            total += int(path.read_text().split()[1])
-        except OSError:  # the thread has ended
-            continue
-    return total / 1e9
