@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     echo = choose_echo(args.echo_cancellation, find_speaker(args))
     note(f"loading {args.model}")
     make_sampling(args)  # a wrong flag shows before gigabytes are looked at
-    moshi = load_model(args, Kind.CONVERSE)
+    moshi = load_model(args, Kind.CONVERSE, codec_ahead=True)
     with status("warming up"):
         conversation = make_conversation(args, moshi, echo)
     view = choose_view(conversation, args)

@@ -74,8 +74,10 @@ def make_sampling(args: argparse.Namespace) -> tuple[Sampling, Sampling]:
     return Sampling(args.text_temp, args.text_top_k, args.min_p), Sampling(args.temp, args.top_k, args.min_p)
 
 
-def load_model(args: argparse.Namespace, kind: Kind) -> Moshi:
+def load_model(args: argparse.Namespace, kind: Kind, *, codec_ahead: bool = False) -> Moshi:
     """The model that the flags ask for, with notes on what was chosen, and on built-in ones that they make noise.
+
+    With `codec_ahead` an encoder and a decoder load beside the model.
 
     Raises:
         MoshiError: it cannot be had, or is of another kind than the command is for.
@@ -88,7 +90,7 @@ def load_model(args: argparse.Namespace, kind: Kind) -> Moshi:
     folder = locate_model(args.model, args.bits, economy=economy)
     if args.model in BUILT_IN:
         note(f"{args.model} is a built-in model with random weights: what it says is noise")
-    return load_folder(folder, economy)
+    return load_folder(folder, economy, codec_ahead=codec_ahead)
 
 
 def check_kind(args: argparse.Namespace, kind: Kind) -> None:

@@ -94,7 +94,7 @@ def answer(args: argparse.Namespace, reader: AudioReader, show_text: bool) -> di
     from .display import Answering
 
     make_sampling(args)  # a wrong flag shows before gigabytes are looked at
-    moshi = load_model(args, Kind.CONVERSE)
+    moshi = load_model(args, Kind.CONVERSE, codec_ahead=True)
     seconds: dict[str, list[float]] = {"encode": [], "lm": [], "decode": []}
     stages = Stages.of(
         moshi, make_generator(moshi, args), args.greeting, lambda stage, _, took: seconds[stage].append(took)

@@ -81,8 +81,11 @@ def load(
     return load_folder(locate(str(model), bits, notify=notify, economy=economy), economy)
 
 
-def load_folder(folder: Path, economy: Economy = AS_IT_IS) -> Moshi:
-    """Load a local checkpoint; see `load`. The small files are read first: their faults show at once."""
+def load_folder(folder: Path, economy: Economy = AS_IT_IS, *, codec_ahead: bool = False) -> Moshi:
+    """Load a local checkpoint; see `load`. The small files are read first: their faults show at once.
+
+    With `codec_ahead` an encoder and a decoder load beside the model, for the first that are asked for.
+    """
     checkpoint = inspect(folder).run_as(economy)
     config = checkpoint.config
     text = open_tokenizer(companion(folder, "tokenizer_name", TOKENIZER))
@@ -93,4 +96,6 @@ def load_folder(folder: Path, economy: Economy = AS_IT_IS) -> Moshi:
         )
     codebooks = max(config.dep_q, config.user_codebooks)
     mimi = Mimi(companion(folder, "mimi_name", MIMI), codebooks) if codebooks else None
+    if mimi and codec_ahead:
+        mimi.prepare(encoder=config.user_codebooks or None, decoder=config.dep_q or None)
     return Moshi(load_checkpoint(checkpoint), mimi, text, checkpoint)
