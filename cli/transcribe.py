@@ -130,9 +130,9 @@ def transcribe_batch(
         put(in_format(transcript, args.format, about), targets[file], f"{file}:" if len(args.files) > 1 else None)
 
 
-def tell(answering: Answering, heard: list[Heard], form: str) -> None:
+def tell(answering: Answering, heard: list[Heard | None], form: str) -> None:
     """Show what a frame brought."""
-    for part in heard:
+    for part in filter(None, heard):
         answering.say(part.text if form == "text" else words_lines(part.words))
 
 

@@ -57,7 +57,8 @@ class Stages:
 
     encoder: MimiEncoder
     generator: Generator
-    decoder: MimiDecoder
+    decoder: MimiDecoder | None
+    """None where nothing is said."""
     script: deque[int] = field(default_factory=deque)
     """Text tokens still to be forced: a greeting."""
     on_time: OnTime = _untold
@@ -88,9 +89,18 @@ class Stages:
 
     def decode(self, codes: np.ndarray | None) -> np.ndarray:
         """Moshi's codes -> samples float32 [1920]; silence for None."""
-        if codes is None:
+        decoder = self.decoder
+        if codes is None or decoder is None:
             return np.zeros(FRAME_SIZE, np.float32)
-        return self._timed("decode", lambda: self.decoder.decode(codes))
+        return self._timed("decode", lambda: decoder.decode(codes))
+
+    def warm_up(self) -> None:
+        """Let the codec do a frame before the first one counts. The language model did when it was made."""
+        self.encoder.encode(np.zeros(FRAME_SIZE, np.float32))
+        self.encoder.reset()
+        if self.decoder is not None:
+            self.decoder.decode(np.zeros(self.generator.config.dep_q, np.int32))
+            self.decoder.reset()
 
     def _timed(self, stage: str, work: Callable[[], Result]) -> Result:
         start = time.perf_counter()

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint.load import memory_needed
-from ..mimi import FRAME_SIZE
 from ..moshi import Moshi
 from ..pipeline import Stages
 from ..text import TextStream
+from .devices import Kind
 from .duplex import BLOCK_SIZE, Duplex
 from .echo_switch import EchoSwitch
 from .handover import Handover
@@ -82,6 +82,7 @@ class Conversation:
         block_size: samples per audio callback.
         echo: takes Moshi's voice out of the microphone.
         recording: keeps both sides.
+        only: "input" for a model that listens: no speaker is opened.
 
     Raises:
         DeviceError: in `run`, when a device cannot be opened.
@@ -97,6 +98,7 @@ class Conversation:
         block_size: int = BLOCK_SIZE,
         echo: EchoSwitch | None = None,
         recording: Recording | None = None,
+        only: Kind | None = None,
     ):
         self.moshi, self.stages = moshi, stages
         self.echo, self.recording = echo, recording
@@ -105,7 +107,7 @@ class Conversation:
         """The frames since somebody last looked, oldest first; whoever shows them takes them out."""
         self.muted = False
         self.paused = False
-        self.duplex = Duplex(input, output, block_size, tap=self._tap)
+        self.duplex = Duplex(input, output, block_size, tap=self._tap, only=only)
         stages.on_time = self._on_time
         self._text = TextStream(moshi.text)
         self._heard: Handover[_Heard] = Handover()
@@ -123,7 +125,7 @@ class Conversation:
         Raises:
             MoshiError: what a stage ran into; the devices are given back first.
         """
-        self._warm_up()
+        self.stages.warm_up()
         record, steady = self.recording or nullcontext(), steady_memory(memory_needed(self.moshi.checkpoint))
         with record, steady, collected_by_hand(), kept_awake(), self.duplex:
             self._began = time.perf_counter()
@@ -168,13 +170,6 @@ class Conversation:
             "echo_reduction_db": None if self.echo is None else self.echo.reduction_db,
             "recording": None if self.recording is None else str(self.recording.path),
         }
-
-    def _warm_up(self) -> None:
-        """Let every stage do a frame before the first one counts. The language model did when it was made."""
-        self.stages.encoder.encode(np.zeros(FRAME_SIZE, np.float32))
-        self.stages.decoder.decode(np.zeros(self.stages.generator.config.dep_q, np.int32))
-        self.stages.encoder.reset()
-        self.stages.decoder.reset()
 
     # The threads.
 

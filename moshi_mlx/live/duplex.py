@@ -158,7 +158,7 @@ class Duplex:
         return frame
 
     def write_frame(self, frame: np.ndarray) -> None:
-        """Send one frame, float32 [1920] at 24 kHz in -1…1, to the speaker. Waits only without a microphone.
+        """Send one frame, float32 [1920] at 24 kHz in -1…1, to the speaker, if any. Waits only without a microphone.
 
         Raises:
             AudioError: the frame has another shape.
@@ -169,9 +169,9 @@ class Duplex:
         line = self._line
         if "input" not in self._wanted:
             self._queue(frame)
-        elif line is None:
+        elif "output" in self._wanted and line is None:
             self.stats.speaker.discarded_samples += FRAME_SAMPLES
-        else:
+        elif line is not None and "output" in line.devices:
             line.speaker.write(frame)
 
     @property

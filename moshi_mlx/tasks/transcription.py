@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,35 +80,6 @@ class TimedWord:
     end: float
 
 
-class Scribe:
-    """One recording's tokens as words with times.
-
-    Token 0 stands between words: it ends the one before it, as the next word's first piece does. Nothing tells
-    the end of a word before a pause, so it lasts a second at most, or as long as its pieces take.
-    """
-
-    def __init__(self, tokenizer: TextTokenizer, timing: Timing):
-        self._words, self._timing = WordStream(tokenizer), timing
-        self.duration = math.inf
-        """Seconds that the sound lasts, once it is known: no word is told for later."""
-
-    def push(self, token: int, frame: int) -> list[TimedWord]:
-        """The words that this token completes; frames count from the silence before the sound on."""
-        words = self._words.push(token, frame)
-        if token == END_OF_TEXT_PADDING:
-            words += self._words.flush()
-        return [self._timed(word, frame) for word in words]
-
-    def flush(self, frame: int) -> list[TimedWord]:
-        """The last word, at the end of `frame` frames."""
-        return [self._timed(word, frame) for word in self._words.flush()]
-
-    def _timed(self, word: Word, frame: int) -> TimedWord:
-        last = max(word.end_frame, min(frame, word.start_frame + _LONGEST_WORD))
-        start, end = (min(self._timing.seconds(at), self.duration) for at in (word.start_frame, last))
-        return TimedWord(word.text, start, end)
-
-
 @dataclass
 class Transcript:
     """What was said in one recording."""
@@ -122,13 +94,58 @@ class Transcript:
 
 @dataclass(frozen=True)
 class Heard:
-    """What one frame brought to one recording's transcript."""
+    """What one frame brought to a transcript."""
 
-    recording: int
     text: str
     """To append to the text."""
     words: list[TimedWord]
     """That are now complete."""
+    pause: float | None = None
+    """The probability that nobody speaks on."""
+
+
+class Scribe:
+    """One recording's tokens as a transcript.
+
+    Token 0 stands between words: it ends the one before it, as the next word's first piece does. Nothing tells
+    the end of a word before a pause, so it lasts a second at most, or as long as its pieces take.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, timing: Timing):
+        self.transcript = Transcript()
+        self._text, self._words, self._timing = TextStream(tokenizer), WordStream(tokenizer), timing
+        self._samples = math.inf
+
+    def push(self, token: int, frame: int, pause: float | None = None) -> Heard:
+        """Take a frame's token; frames count from the silence before the sound on, and some may be left out."""
+        words = self._words.push(token, frame)
+        if token == END_OF_TEXT_PADDING:
+            words += self._words.flush()
+        position, pauses = frame - self._timing.prefix, self.transcript.pauses
+        if pause is not None and 0 <= FRAME_SIZE * position < self._samples:
+            pauses += [pause] * (position + 1 - len(pauses))
+        return self._keep(self._text.push(token), words, frame, pause)
+
+    def end(self, samples: int) -> None:
+        """Tell how long the sound is: what comes now is heard in the silence after it."""
+        self._samples = samples
+        self.transcript.seconds = round(samples / SAMPLE_RATE, 3)
+
+    def flush(self, frame: int) -> Heard:
+        """The last word, at the end of `frame` frames."""
+        return self._keep(self._text.flush(), self._words.flush(), frame, None)
+
+    def _keep(self, text: str, words: list[Word], frame: int, pause: float | None) -> Heard:
+        heard = Heard(text, [self._timed(word, frame) for word in words], pause)
+        self.transcript.text += heard.text
+        self.transcript.words += heard.words
+        return heard
+
+    def _timed(self, word: Word, frame: int) -> TimedWord:
+        last = max(word.end_frame, min(frame, word.start_frame + _LONGEST_WORD))
+        duration = round(self._samples / SAMPLE_RATE, 3)
+        start, end = (min(self._timing.seconds(at), duration) for at in (word.start_frame, last))
+        return TimedWord(word.text, start, end)
 
 
 class Transcription:
@@ -142,7 +159,7 @@ class Transcription:
         seed: for the sampling.
 
     Yields:
-        for every frame of 80 ms what it brought to the recordings that have not ended.
+        for every frame of 80 ms what it brought, one entry per recording; None for those that have ended.
 
     Raises:
         MoshiError: a recording cannot be read on, or config.json makes no sense.
@@ -161,18 +178,20 @@ class Transcription:
     @property
     def transcripts(self) -> list[Transcript]:
         """What has been made of each recording so far."""
-        return [row.transcript for row in self._rows]
+        return [row.scribe.transcript for row in self._rows]
 
-    def __iter__(self) -> Iterator[list[Heard]]:
-        for frame in listen(self._encoders, self._generator, _in_step(self._rows)):
-            heard = zip(self._rows, _split(frame, len(self._rows)), strict=True)
-            yield [Heard(i, *row.hear(*result)) for i, (row, result) in enumerate(heard) if row.open]
+    def __iter__(self) -> Iterator[list[Heard | None]]:
+        with ExitStack() as stack:
+            for encoder in self._encoders:
+                stack.enter_context(encoder)
+            for frame in listen(self._encoders, self._generator, _in_step(self._rows)):
+                yield [row.hear(*heard) for row, heard in zip(self._rows, _split(frame, len(self._rows)), strict=True)]
 
 
 def encoders(moshi: Moshi, rows: int) -> list[MimiEncoder]:
-    """Encoder objects for so many streams, a few in each: an object uses one core, and 450 MB before it hears."""
+    """Encoders for so many streams, a few in each: one is a process that uses one core, and 420 MB before it hears."""
     config, codec = moshi.config, moshi.codec
-    if rows > 1:  # what an object remembers grows with its streams
+    if rows > 1:  # what it remembers grows with its streams
         codec = Mimi(codec.path, codec.codebooks, max_frames=max(2 * OVERLAP, MAX_FRAMES // rows))
     return [codec.encoder(config.user_codebooks) for _ in range(math.ceil(rows / _ROWS_PER_ENCODER))]
 
@@ -186,33 +205,25 @@ class _Row:
     """One recording of a batch: its sound with silence around it, and what has been made of it."""
 
     def __init__(self, blocks: Iterable[np.ndarray], tokenizer: TextTokenizer, timing: Timing):
-        self.transcript = Transcript()
-        self._timing, self._scribe, self._text = timing, Scribe(tokenizer, timing), TextStream(tokenizer)
-        self._frames = self._with_silence(blocks)
-        self._sound = self._heard = 0
+        self.scribe = Scribe(tokenizer, timing)
+        self._timing, self._frames = timing, self._with_silence(blocks)
+        self._heard = 0
         self._total = math.inf  # frames; known when the sound has ended
-
-    @property
-    def open(self) -> bool:
-        """Whether there is more of it to hear."""
-        return self._heard < self._total
 
     def next(self) -> np.ndarray | None:
         """The next frame [1920], or None once all are given."""
         return next(self._frames, None)
 
-    def hear(self, token: int, pause: float | None) -> tuple[str, list[TimedWord]]:
-        """Take what the model made of the oldest frame that was given; returns what came to text and words."""
-        transcript, frame = self.transcript, self._heard
+    def hear(self, token: int, pause: float | None) -> Heard | None:
+        """Take what the model made of the oldest frame that was given; None where all have been heard."""
+        if self._heard == self._total:
+            return None
+        heard = self.scribe.push(token, self._heard, pause)
         self._heard += 1
-        if pause is not None and 0 <= frame - self._timing.prefix < self._sound:
-            transcript.pauses.append(pause)
-        text, words = self._text.push(token), self._scribe.push(token, frame)
-        if not self.open:
-            text, words = text + self._text.flush(), words + self._scribe.flush(self._heard)
-        transcript.text += text
-        transcript.words += words
-        return text, words
+        if self._heard < self._total:
+            return heard
+        last = self.scribe.flush(self._heard)
+        return Heard(heard.text + last.text, heard.words + last.words, pause)
 
     def _with_silence(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         timing, silence, samples = self._timing, np.zeros(FRAME_SIZE, np.float32), 0
@@ -220,10 +231,9 @@ class _Row:
             yield silence
         for block in blocks:
             samples += len(block)
-            self._sound += 1
             yield np.pad(block, (0, FRAME_SIZE - len(block)))
-        self.transcript.seconds = self._scribe.duration = round(samples / SAMPLE_RATE, 3)
-        self._total = timing.prefix + self._sound + timing.flush
+        self.scribe.end(samples)
+        self._total = timing.prefix + math.ceil(samples / FRAME_SIZE) + timing.flush
         for _ in range(timing.flush):
             yield silence
 

@@ -31,8 +31,9 @@ def model() -> Moshi:
 
 def written(tokenizer: TextTokenizer, timing: Timing, tokens: list[int]) -> list[TimedWord]:
     scribe = Scribe(tokenizer, timing)
-    words = [word for frame, token in enumerate(tokens) for word in scribe.push(token, frame)]
-    return words + scribe.flush(len(tokens))
+    heard = [scribe.push(token, frame) for frame, token in enumerate(tokens)] + [scribe.flush(len(tokens))]
+    assert [word for part in heard for word in part.words] == scribe.transcript.words
+    return scribe.transcript.words
 
 
 def blocks(sound: np.ndarray) -> list[np.ndarray]:
@@ -41,9 +42,9 @@ def blocks(sound: np.ndarray) -> list[np.ndarray]:
 
 def transcripts(model: Moshi, sounds: list[np.ndarray]) -> list[Transcript]:
     work = Transcription(model, [blocks(sound) for sound in sounds])
-    heard = [part for parts in work for part in parts]
+    heard = list(work)
     for i, transcript in enumerate(work.transcripts):
-        mine = [part for part in heard if part.recording == i]
+        mine = [part for parts in heard if (part := parts[i]) is not None]
         assert "".join(part.text for part in mine) == transcript.text
         assert [word for part in mine for word in part.words] == transcript.words
     return work.transcripts

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 import moshi_mlx
 from moshi_mlx import pipeline
 from moshi_mlx.checkpoint.tiny import tiny_folder
-from moshi_mlx.mimi import FRAME_SIZE
+from moshi_mlx.mimi import FRAME_SIZE, SAMPLE_RATE
 from moshi_mlx.moshi import Moshi
 from moshi_mlx.tasks import transcription
 from moshi_mlx.tasks.transcription import PAUSE_HEAD, Scribe, Timing, Transcription
@@ -73,9 +73,12 @@ def test_codes_tokens_heads_words_and_pauses_are_those_of_the_reference(golden, 
     sound = slice(timing.prefix, len(frames) - timing.flush)
     np.testing.assert_allclose(transcript.pauses, arrays["extra"][sound, PAUSE_HEAD, 0], rtol=0, atol=1e-4)
     scribe = Scribe(model.text, timing)
-    scribe.duration = transcript.seconds
-    words = [word for frame, token in enumerate(arrays["text"].tolist()) for word in scribe.push(token, frame)]
-    assert transcript.words == words + scribe.flush(len(frames))
+    for frame, token in enumerate(arrays["text"].tolist()):
+        if frame == sound.stop:
+            scribe.end(round(metadata["seconds"] * SAMPLE_RATE))
+        scribe.push(token, frame)
+    scribe.flush(len(frames))
+    assert (transcript.text, transcript.words) == (scribe.transcript.text, scribe.transcript.words)
 
 
 def recording(seconds: float) -> list[np.ndarray]:
