@@ -23,8 +23,9 @@ from moshi_mlx.bench.machine import (
 )
 from moshi_mlx.checkpoint.choice import memory_needed
 from moshi_mlx.checkpoint.sizes import model_bytes
-from moshi_mlx.cli import doctor
-from moshi_mlx.cli.doctor import Check, Subject
+from moshi_mlx.cli import doctor, machine_checks, model_checks
+from moshi_mlx.cli.machine_checks import Check
+from moshi_mlx.cli.model_checks import Subject
 from moshi_mlx.config import MOSHI_7B, LMConfig
 
 MOSHI_MLX = [sys.executable, "-m", "moshi_mlx.cli.main"]
@@ -165,19 +166,19 @@ def test_this_machine_is_known_too() -> None:
 @pytest.mark.parametrize(
     ("check", "state", "words"),
     [
-        (doctor.check_chip(MAC), "ok", "Apple M2 Pro"),
-        (doctor.check_chip(replace(MAC, chip="Intel(R) Core(TM) i7-9750H")), "problem", "M1 or newer"),
-        (doctor.check_system(MAC), "ok", "macOS 15.5"),
-        (doctor.check_system(replace(MAC, system="macOS 13.6", macos=(13, 6))), "warning", "update macOS"),
-        (doctor.check_system(replace(MAC, system="macOS 14.0", macos=(14, 0))), "ok", "14.0"),
-        (doctor.check_python(MAC), "ok", "Python 3.12.4, arm64"),
-        (doctor.check_python(replace(MAC, architecture="x86_64", rosetta=True)), "problem", "aarch64"),
-        (doctor.check_python(replace(MAC, python=(3, 14, 0))), "warning", "--python 3.12"),
-        (doctor.check_python(replace(MAC, python=(3, 9, 6))), "warning", "3.10 to 3.13"),
-        (doctor.check_power(True), "warning", "System Settings > Battery"),
-        (doctor.check_power(False), "ok", "off"),
-        (doctor.check_heat(True), "warning", "let it cool"),
-        (doctor.check_heat(False), "ok", "no throttling"),
+        (machine_checks.check_chip(MAC), "ok", "Apple M2 Pro"),
+        (machine_checks.check_chip(replace(MAC, chip="Intel(R) Core(TM) i7-9750H")), "problem", "M1 or newer"),
+        (machine_checks.check_system(MAC), "ok", "macOS 15.5"),
+        (machine_checks.check_system(replace(MAC, system="macOS 13.6", macos=(13, 6))), "warning", "update macOS"),
+        (machine_checks.check_system(replace(MAC, system="macOS 14.0", macos=(14, 0))), "ok", "14.0"),
+        (machine_checks.check_python(MAC), "ok", "Python 3.12.4, arm64"),
+        (machine_checks.check_python(replace(MAC, architecture="x86_64", rosetta=True)), "problem", "aarch64"),
+        (machine_checks.check_python(replace(MAC, python=(3, 14, 0))), "warning", "--python 3.12"),
+        (machine_checks.check_python(replace(MAC, python=(3, 9, 6))), "warning", "3.10 to 3.13"),
+        (machine_checks.check_power(True), "warning", "System Settings > Battery"),
+        (machine_checks.check_power(False), "ok", "off"),
+        (machine_checks.check_heat(True), "warning", "let it cool"),
+        (machine_checks.check_heat(False), "ok", "no throttling"),
     ],
 )
 def test_each_fault_of_a_machine_gets_its_advice(check: Check, state: str, words: str) -> None:
@@ -196,33 +197,33 @@ def published(bits: int, **changes: object) -> Subject:
 @pytest.mark.parametrize(
     ("bits", "bandwidth", "state", "words"),
     [
-        (4, 200e9, "ok", "it keeps up"),
-        (16, 800e9, "ok", "it keeps up"),
-        (8, 200e9, "warning", "-q 4"),
+        (4, 200e9, "ok", "should keep up with"),
+        (16, 800e9, "ok", "should keep up with"),
+        (8, 200e9, "warning", "just, with"),
         (8, 100e9, "problem", "-q 4"),
         (4, 50e9, "problem", "--kv-bits 8"),
     ],
 )
 def test_memory_bandwidth_decides_whether_a_gpu_keeps_up(bits: int, bandwidth: float, state: str, words: str) -> None:
-    check = doctor.check_speed(published(bits), bandwidth, gpu=True)
+    check = model_checks.check_speed(published(bits), bandwidth, gpu=True)
     assert check.state == state
     assert words in f"{check.finding} {check.advice}"
     assert f"{bandwidth / 1e9:.0f} GB/s" in check.finding
 
 
 def test_without_a_gpu_only_a_small_model_keeps_up() -> None:
-    assert doctor.check_speed(published(4), 50e9, gpu=False).state == "problem"
-    _, tiny = doctor.check_model("tiny", None, 10e9)
+    assert model_checks.check_speed(published(4), 50e9, gpu=False).state == "problem"
+    _, tiny = model_checks.check_model("tiny", None, 10e9)
     assert tiny is not None
-    assert doctor.check_speed(tiny, 10e9, gpu=False).state == "ok"
+    assert model_checks.check_speed(tiny, 10e9, gpu=False).state == "ok"
 
 
 def test_memory_and_disk_that_do_not_suffice_are_problems() -> None:
-    assert doctor.check_memory(published(4, needed=10**6)).state == "ok"
-    short = doctor.check_memory(published(8, needed=10**15))
+    assert model_checks.check_memory(published(4, needed=10**6)).state == "ok"
+    short = model_checks.check_memory(published(8, needed=10**15))
     assert (short.state, short.advice) == ("problem", "use -q 4")
-    assert doctor.check_disk(published(4, missing=0)).state in ("ok", "warning")
-    full = doctor.check_disk(published(4, missing=10**18))
+    assert model_checks.check_disk(published(4, missing=0)).state in ("ok", "warning")
+    full = model_checks.check_disk(published(4, missing=10**18))
     assert full.state == "problem"
     assert "HF_HOME" in full.advice
 
@@ -231,17 +232,17 @@ def test_a_model_is_here_not_yet_here_or_broken(tmp_path: Path, monkeypatch: pyt
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
-    here, subject = doctor.check_model("tiny", None, 10e9)
+    here, subject = model_checks.check_model("tiny", None, 10e9)
     assert (here.state, here.finding) == ("ok", "tiny float32, 32 MB, is here")
     assert subject is not None
     assert subject.missing == 0
-    away, subject = doctor.check_model("moshika", 8, 10e9)
+    away, subject = model_checks.check_model("moshika", 8, 10e9)
     assert (away.state, away.advice.split(",")[0]) == ("warning", "moshi-mlx download moshika -q 8")
     assert "8.2 GB" in away.finding
     assert subject is not None
     assert (subject.bits, subject.missing) == (8, subject.nbytes)
     (tmp_path / "config.json").write_text("{}")
-    broken, subject = doctor.check_model(str(tmp_path), None, 10e9)
+    broken, subject = model_checks.check_model(str(tmp_path), None, 10e9)
     assert (broken.state, subject) == ("problem", None)
     assert str(tmp_path) in broken.finding
 
@@ -255,9 +256,9 @@ def test_a_model_is_here_not_yet_here_or_broken(tmp_path: Path, monkeypatch: pyt
         (["problem", "problem"], "2 problems stand in the way of a conversation."),
     ],
 )
-def test_the_verdict_counts(states: list[str], sentence: str) -> None:
+def test_the_conclusion_counts(states: list[str], sentence: str) -> None:
     checks = [Check("it", state, "is so") for state in states]  # pyright: ignore[reportArgumentType]
-    assert doctor.verdict(checks) == sentence
+    assert doctor.conclusion(checks) == sentence
 
 
 @pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
