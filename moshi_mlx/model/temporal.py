@@ -100,10 +100,10 @@ class TemporalTransformer(nn.Module):
         def attend_to(rings: LayerCache) -> Attend:
             def attend(projected: mx.array) -> mx.array:
                 split = projected.reshape(batch, time, sum(self._heads), config.head_dim).swapaxes(1, 2)
-                q, *new = self._turned(split, rotation)
+                q, k, v = self._turned(split, rotation)
                 held = read_ring(rings, filled, config.head_dim)
-                k, v = (mx.concatenate(parts, 2) for parts in zip(held, new, strict=True))
-                updated.append(write_ring(rings, *new, slot))
+                updated.append(write_ring(rings, k, v, slot))
+                k, v = (mx.concatenate([old, own], 2) for old, own in zip(held, (k, v), strict=True))
                 return attention(q, k, v, mask).swapaxes(1, 2).reshape(-1, config.dim)
 
             return attend
