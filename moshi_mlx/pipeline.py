@@ -95,12 +95,7 @@ class Stages:
         return self._timed("decode", lambda: decoder.decode(codes))
 
     def warm_up(self) -> None:
-        """Let the codec do a frame before the first one counts. The language model did when it was made."""
-        self.encoder.encode(np.zeros(FRAME_SIZE, np.float32))
-        self.encoder.reset()
-        if self.decoder is not None:
-            self.decoder.decode(np.zeros(self.generator.config.dep_q, np.int32))
-            self.decoder.reset()
+        """Whatever must happen before the first sound. Codec and language model are ready when they are made."""
 
     def _timed(self, stage: str, work: Callable[[], Result]) -> Result:
         start = time.perf_counter()

@@ -22,6 +22,7 @@ import numpy as np
 from ..checkpoint.load import memory_needed
 from ..moshi import Moshi
 from ..pipeline import Stages
+from ..priority import prefer_fast_cores
 from ..text import TextStream
 from .devices import Kind
 from .duplex import BLOCK_SIZE, Duplex
@@ -30,7 +31,7 @@ from .handover import Handover
 from .line import Captured
 from .metrics import Metrics, memory
 from .recording import Recording
-from .system import collected_by_hand, kept_awake, prefer_fast_cores, steady_memory
+from .system import collected_by_hand, kept_awake, steady_memory
 
 COLLECT_EVERY = 375
 """Frames (half a minute) between two garbage collections, made when a frame has just been handed on."""

@@ -1,4 +1,4 @@
-"""What a conversation asks of the operating system: to stay awake, fast cores, memory that is not paged out.
+"""What a conversation asks of the operating system: to stay awake, memory that is not paged out.
 
 Each request is a wish: where a system does not know it, nothing happens.
 """
@@ -6,7 +6,6 @@ Each request is a wish: where a system does not know it, nothing happens.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import shutil
@@ -18,8 +17,6 @@ import mlx.core as mx
 
 CACHE_BYTES = 256 * 2**20
 """What MLX may keep of freed buffers: without a limit, a five-minute conversation has been seen to take 13 GB."""
-
-_USER_INTERACTIVE = 0x21  # QOS_CLASS_USER_INTERACTIVE of macOS' <sys/qos.h>
 
 
 @contextlib.contextmanager
@@ -35,12 +32,6 @@ def kept_awake() -> Iterator[None]:
     finally:
         helper.terminate()
         helper.wait()
-
-
-def prefer_fast_cores() -> None:
-    """Ask macOS to run the calling thread on performance cores."""
-    if sys.platform == "darwin":
-        ctypes.CDLL("/usr/lib/libSystem.dylib").pthread_set_qos_class_self_np(_USER_INTERACTIVE, 0)
 
 
 @contextlib.contextmanager
