@@ -28,7 +28,7 @@ def _conditioner(keys: Keys, where: str, entry: Any) -> ConditionerConfig:
     kind = entry.get("type") if isinstance(entry, Mapping) else None
     if kind not in ("lut", "tensor"):
         raise keys.fail(f"{where!r} is of the type {kind!r}, and this version runs only 'lut' and 'tensor'")
-    inner = type(keys)(entry.get(kind), f"{keys.source}: {where}")
+    inner = type(keys)(entry.get(kind) or {}, f"{keys.source}: {where}")
     inner.left = {key: value for key, value in inner.left.items() if key not in _INERT_KEYS}
     inner.only("force_linear", (True,), True)
     inner.only("output_bias", (False,), False)
@@ -64,7 +64,7 @@ def read_fuser(keys: Keys, conditioners: Mapping[str, ConditionerConfig]) -> Fus
     inner.only("prepend", ([], None), None)
     ways = {way: tuple(inner.take(way, list, [])) for way in ("sum", "cross")}
     for name in (name for names in ways.values() for name in names):
-        if name not in conditioners:
+        if not isinstance(name, str) or name not in conditioners:
             raise inner.fail(f"there is no conditioner {name!r}")
     positions = inner.take("cross_attention_pos_emb", bool, False)
     scale = inner.take("cross_attention_pos_emb_scale", (int, float), 1.0)

@@ -19,7 +19,7 @@ from .frame import SAMPLE, Choice, Frame, FrameGraphs, FrameLogits
 from .guidance import Guidance
 from .model.conditions import Conditions
 from .model.kv_cache import KVCache, LayerCache
-from .model.lm import LM
+from .model.lm import LM, Told
 from .sampling import AUDIO_SAMPLING, TEXT_SAMPLING, Sampling
 from .streams import StreamGrid, check_codes, check_replacement, check_text
 
@@ -52,6 +52,7 @@ class Generator:
             as many null rows after them.
         guidance: how much the conditions count; 1 is no guidance.
         text_bonus: added to the logits of single text tokens.
+        text_read_as: text tokens that are read back as others (Kyutai has Hibiki read an end of text as padding).
         codebooks: write only the first so many of the generated ones; the model reads the zero token for the others.
         cut: the host goes frame by frame through `begin` and `finish`, the very first one included, which reads
             initial tokens only (the step 0 of Kyutai's `LMGen`). Otherwise that one is done at once and `step` is
@@ -72,6 +73,7 @@ class Generator:
         conditions: Conditions | None = None,
         guidance: float | Guidance = 1.0,
         text_bonus: Mapping[int, float] | None = None,
+        text_read_as: Mapping[int, int] | None = None,
         codebooks: int | None = None,
         cut: bool = False,
     ):
@@ -80,7 +82,7 @@ class Generator:
         self.seed, self.batch_size = seed, batch_size
         self.guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
         self.codebooks = self.config.dep_q if codebooks is None else codebooks
-        self._cut, self._bonus = cut, dict(text_bonus or {})
+        self._cut, self._bonus, self._read_as = cut, dict(text_bonus or {}), dict(text_read_as or {})
         self._check()
         choice = Choice(text_sampling, audio_sampling, self.guidance, self._bonus, self.codebooks)
         self._graphs = FrameGraphs(lm, choice, batch_size)
@@ -108,6 +110,11 @@ class Generator:
     @rings.setter
     def rings(self, rings: list[LayerCache]) -> None:
         self._cache.layers = rings
+
+    @property
+    def told(self) -> Told:
+        """The conditions as frames read them, for those who run parts of the network."""
+        return self._told
 
     def reset(self, conditions: Conditions | None = None) -> None:
         """Begin a new conversation with the same seed, and the same conditions unless others are given."""
@@ -257,7 +264,10 @@ class Generator:
 
     def _leave(self, tokens: np.ndarray, arrays: Arrays, logits: bool) -> Frame:
         """Put the tokens [B, 1 + codebooks] where they are read next; the frame that is complete now."""
-        audio = self._grid.finish(self._step, tokens)
+        read = tokens.copy()
+        for token, other in self._read_as.items():
+            read[:, 0][tokens[:, 0] == token] = other
+        audio = self._grid.finish(self._step, read)
         self._step += 1
         text, scores, extra = tokens[:, 0], None, arrays.get("extra")
         if self.batch_size == 1:
@@ -301,6 +311,8 @@ class Generator:
             raise MoshiError(f"this model writes 1 to {config.dep_q} codebooks, not {self.codebooks}")
         if any(not 0 <= token < config.text_card_out for token in self._bonus):
             raise MoshiError(f"a bonus is for text tokens between 0 and {config.text_card_out - 1}")
+        for token in self._read_as.values():
+            check_text(token, self.batch_size, config.text_tokens)
         if self.guidance and not config.fuser and not self.guidance.changes_input:
             raise MoshiError("guidance needs a model with conditions; this one has none")
         if masked is not None and len(masked) != self.batch_size:
