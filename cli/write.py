@@ -12,6 +12,7 @@ from moshi_mlx.errors import MoshiError
 from moshi_mlx.tasks.kinds import Kind
 
 from .common import add_model_arguments, load_model, note
+from .economy import add_economy_arguments
 
 if TYPE_CHECKING:
     from moshi_mlx.sampling import Sampling
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top-k", type=int, default=0, help="choose among the k best tokens; 0: all (default: 0)")
     group.add_argument("--min-p", type=float, default=0.0, help="drop what is less likely than this share of the best")
     group.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default: 0)")
+    add_economy_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end, and nothing else")
 
 

@@ -7,6 +7,8 @@ configuration says so, it holds 8 bits of each number, with a scale and a bias p
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import mlx.core as mx
 
 from ..config import TransformerConfig
@@ -121,16 +123,21 @@ def attend_ring(q: mx.array, cache: LayerCache, mask: mx.array | None) -> mx.arr
     return quantized_attention(q, cache[:3], cache[3:], mask, **_packing(cache, q.shape[-1]))
 
 
-def read_ring(cache: LayerCache, filled: int, head_dim: int) -> tuple[mx.array, mx.array]:
-    """Keys and values of the first `filled` slots, [B, Hkv, filled, D]."""
-    parts = [ring[:, :, :filled] for ring in cache]
-    if len(parts) > 2:
-        packing = _packing(cache, head_dim)
-        parts = [mx.dequantize(*part, **packing) for part in (parts[:3], parts[3:])]
-    return parts[0], parts[1]
+def read_ring(cache: LayerCache, first: int, count: int, head_dim: int) -> tuple[mx.array, mx.array]:
+    """Keys and values of some slots, [B, Hkv, count, D], unpacked."""
+    parts = [ring[:, :, first : first + count] for ring in cache]
+    if len(parts) == 2:
+        return parts[0], parts[1]
+    packing, (k, k_scales, k_biases, v, v_scales, v_biases) = _packing(cache, head_dim), parts
+    return mx.dequantize(k, k_scales, k_biases, **packing), mx.dequantize(v, v_scales, v_biases, **packing)
 
 
-def _packing(cache: LayerCache, head_dim: int) -> dict[str, int]:
+class _Packing(TypedDict):
+    bits: int
+    group_size: int
+
+
+def _packing(cache: LayerCache, head_dim: int) -> _Packing:
     """The bits and the group size of rings in fewer bits."""
     packed, scales = cache[:2]
     return {"bits": packed.shape[-1] * 32 // head_dim, "group_size": head_dim // scales.shape[-1]}

@@ -93,7 +93,7 @@ class TemporalTransformer(nn.Module):
             the rings with the stretch in them, all that a later step needs of it.
         """
         config, (batch, time, _) = self._config, x.shape
-        filled, slot = min(position, config.context), mx.array([position % config.context])
+        filled, first = min(position, config.context), position % config.context
         mask, rotation = stretch_mask(position, time, config.context), Rotation(config, position, time)
         updated: list[LayerCache] = []
 
@@ -101,9 +101,10 @@ class TemporalTransformer(nn.Module):
             def attend(projected: mx.array) -> mx.array:
                 split = projected.reshape(batch, time, sum(self._heads), config.head_dim).swapaxes(1, 2)
                 q, k, v = self._turned(split, rotation)
-                held = read_ring(rings, filled, config.head_dim)
-                updated.append(write_ring(rings, k, v, slot))
-                k, v = (mx.concatenate([old, own], 2) for old, own in zip(held, (k, v), strict=True))
+                updated.append(write_ring(rings, k, v, mx.array([first])))
+                seen = [read_ring(rings, 0, filled, config.head_dim)] if filled else []
+                seen.append(read_ring(updated[-1], first, time, config.head_dim))  # in as few bits as steps see them
+                k, v = (mx.concatenate(list(parts), 2) for parts in zip(*seen, strict=True))
                 return attention(q, k, v, mask).swapaxes(1, 2).reshape(-1, config.dim)
 
             return attend

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import moshi_mlx
 from moshi_mlx import Generator, MoshiError, Sampling
 from moshi_mlx.bench.counting import counting
+from moshi_mlx.economy import Economy
 from moshi_mlx.moshi import Moshi
 from moshi_mlx.tasks.writing import Writing
 from moshi_mlx.text import TextStream
@@ -74,6 +76,28 @@ def test_a_prompt_longer_than_the_window_and_a_text_that_passes_it(moshi: Moshi)
     assert len(writing.prompt_tokens) > 2 * moshi.config.transformer.context
     list(writing)
     assert len(writing.tokens) == 300
+
+
+def test_keys_and_values_in_8_bits_are_read_in_one_pass_too(moshi: Moshi) -> None:
+    """The prompt passes the window; what is lost is rounding, and not positions."""
+    prompt = moshi.text.encode("one two three four five six seven " * 20)
+    exact, rounded = (
+        Generator(moshi_mlx.load("tiny-helium", economy=Economy(context=96, kv_bits=bits)).lm, text_sampling=GREEDY)
+        for bits in (None, 8)
+    )
+    assert len(prompt) > 200
+    frames = [generator.prefill(prompt, logits=True) for generator in (exact, rounded)]
+    expected, found = (frame.logits.text for frame in frames if frame.logits)
+    lost = np.abs(found - expected).max()
+    assert 0 < lost < 0.1
+    assert rounded.cache_bytes < 0.4 * exact.cache_bytes  # of 32 bits
+    stepped = Generator(rounded.lm, text_sampling=GREEDY, cut=True)
+    for token in prompt:
+        stepped.begin()
+        stepped.finish(token)
+    frame = stepped.step(logits=True)
+    assert frame.logits is not None
+    assert np.abs(found - frame.logits.text).max() < lost / 5  # the last bit of some may be rounded otherwise
 
 
 def test_a_token_is_one_wait(moshi: Moshi) -> None:
