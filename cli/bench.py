@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 HELP = "measure whether this machine runs Moshi in real time, without a download"
 EXAMPLE = "moshi-mlx bench -q 4 --plot bench.png"
 
-SIZES = ("moshi", "middle", "tiny", "narrow")
+SIZES = (
+    "moshi", "stt-1b", "stt-1b-vad", "stt-2.6b", "tts-1.6b", "tts-0.75b", "hibiki-1b", "hibiki-2b", "helium-2b",
+    "middle", "tiny", "narrow",
+)  # fmt: skip
+RACED = ("middle", "tiny", "narrow")
+"""Small enough to be written for a race."""
 STAGES = ("encode", "lm", "temporal", "depth", "sampling", "decode", "pipeline")
 PEERS = ("moshi_mlx",)
 PICTURES = (".png", ".svg", ".pdf")
@@ -114,8 +119,8 @@ def _check(args: argparse.Namespace) -> tuple[str, ...]:
 def _check_race(args: argparse.Namespace) -> None:
     if bool(args.peer) != bool(args.peer_python):
         raise MoshiError("a race needs both --peer moshi_mlx and --peer-python: docs/results.md tells how to make one")
-    if args.peer and not args.model and args.size == "moshi":
-        raise MoshiError("a race reads its weights from files: give --model, or --size middle, tiny or narrow")
+    if args.peer and not args.model and args.size not in RACED:
+        raise MoshiError(f"a race reads its weights from files: give --model, or --size {', '.join(RACED)}")
     if args.peer and (args.context or args.kv_bits or args.dtype):
         raise MoshiError("a race runs both sides as the checkpoint has it: leave --context, --kv-bits and --dtype out")
 

@@ -11,12 +11,17 @@ from typing import Any, cast
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..checkpoint.published import architectures
 from ..config import MOSHI_7B, LMConfig
 from ..errors import MoshiError
+from ..model.conditions import Attribute, Conditions, TensorCondition
 from ..model.lm import LM
 
 GROUP_SIZES = {8: 64, 4: 32}
 """As in the published checkpoints."""
+
+VOICE_VECTORS = 5 * 125
+"""What is attended to in Kyutai's speaking models: five voices, filled or not, of ten seconds each."""
 
 SIZES: dict[str, dict[str, Any]] = {
     "moshi": MOSHI_7B,
@@ -34,8 +39,9 @@ SIZES: dict[str, dict[str, Any]] = {
         **MOSHI_7B, "dim": 128, "num_heads": 4, "text_card": 512, "depformer_dim": 64, "depformer_num_heads": 4,
         "depformer_dim_feedforward": 288,
     },
+    **{name: architecture.raw for name, architecture in architectures().items() if name != "moshi-7b"},
 }  # fmt: skip
-"""Kyutai's config.json by size. Widths are those that Kyutai's port can also run."""
+"""Kyutai's config.json by size: the published models, and smaller ones whose widths Kyutai's port can also run."""
 
 
 def random_lm(config: LMConfig, bits: int, seed: int = 0, dtype: str | None = None) -> LM:
@@ -64,6 +70,19 @@ def random_lm(config: LMConfig, bits: int, seed: int = 0, dtype: str | None = No
     mx.clear_cache()
     lm.eval()
     return lm
+
+
+def random_conditions(lm: LM) -> Conditions | None:
+    """What a model must be told beside its tokens, of the usual length; None where it is told nothing."""
+    if not lm.conditioners:
+        return None
+    given: dict[str, Attribute] = {}
+    for name, conditioner in lm.config.conditioners.items():
+        if conditioner.bins is None:
+            given[name] = TensorCondition(mx.random.normal((VOICE_VECTORS, conditioner.dim)))
+        else:
+            given[name] = conditioner.values[0] if conditioner.values else "anything"
+    return lm.conditions([given])
 
 
 def _check_groups(lm: LM, group_size: int) -> None:

@@ -111,7 +111,7 @@ def _series(measured: Measured) -> dict[str, list[Any]]:
 
 
 def _memory(measured: Measured, weights: int, base: int) -> dict[str, Any]:
-    peak, expected = mx.get_peak_memory() - base, weights + measured.cache_bytes
+    peak, expected = mx.get_peak_memory() - base, weights + measured.cache_bytes + measured.told_bytes
     return {
         "weights": weights,
         "keys_and_values": measured.cache_bytes,
@@ -125,7 +125,7 @@ def _memory(measured: Measured, weights: int, base: int) -> dict[str, Any]:
 
 def _floor(lm: LM, measured: Measured, bandwidth: float) -> dict[str, Any]:
     position = measured.position
-    total = read_bytes(lm, position)
+    total = read_bytes(lm, position, measured.told_bytes)
     kept = window_bytes(lm.config, position, lm.dtype.size)
     result = {
         "position": position,

@@ -13,12 +13,16 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
+from ..config import TEXT_PADDING, LMConfig
+from ..errors import MoshiError
 from ..generator import Generator
 from ..live.metrics import resident_size
 from ..live.system import collected_by_hand
 from ..mimi import FRAME_SIZE, Mimi
 from ..model.kv_cache import LayerCache
+from ..model.lm import Told
 from ..pipeline import Stages, converse
 from .counting import Count, counting
 from .timing import Timing
@@ -49,15 +53,32 @@ class Measured:
     """The frame in the middle of those timed."""
     cache_bytes: int
     """Keys and values held at the end."""
+    told_bytes: int
+    """What frames read of conditions: a vector, and the keys and values of cross-attention."""
     count: Count
     """Of one frame of the language model."""
     memory: list[tuple[int, int]] = field(default_factory=list)
     """MLX's active memory and the process's, in bytes, after each frame of the language model."""
 
 
+def stages_of(config: LMConfig) -> list[str]:
+    """The stages that a model has: only one that hears and speaks has a pipeline."""
+    absent = set()
+    if not config.user_codebooks:
+        absent |= {"encode", "pipeline"}
+    if not config.dep_q:
+        absent |= {"depth", "decode", "pipeline"}
+    return [stage for stage in STAGES if stage not in absent]
+
+
+def is_cut(config: LMConfig) -> bool:
+    """Whether the host chooses every text token: what is spoken is given, and nobody is heard."""
+    return config.dep_q > 0 and not config.user_codebooks
+
+
 def measure(
     generator_of: Callable[[], Generator],
-    codec: Mimi,
+    codec: Mimi | None,
     position: int,
     frames: int | None = None,
     stages: Iterable[str] = STAGES,
@@ -67,16 +88,22 @@ def measure(
 
     Args:
         generator_of: makes the conversation; what that takes is part of the time to the first frame.
-        codec: encodes and decodes.
+        codec: encodes and decodes, for a model that hears or speaks.
         position: the frame of the conversation at which it begins.
         frames: of each stage; None is FRAMES, or as many as BUDGET_S allows.
         stages: some of STAGES.
         tell: is told what is being done.
+
+    Raises:
+        MoshiError: the model has none of these stages.
     """
-    wanted = [stage for stage in STAGES if stage in set(stages)]
     tell("the first frame")
     began = time.perf_counter()
-    line = _Line(generator_of(), codec)
+    generator = generator_of()
+    wanted = [stage for stage in stages_of(generator.config) if stage in set(stages)]
+    if not wanted:
+        raise MoshiError(f"this model has only these stages: {', '.join(stages_of(generator.config))}")
+    line = _Line(generator, codec)
     line.first_frame()
     first_frame_s = time.perf_counter() - began
     line.generator.skip_to(position)
@@ -99,9 +126,9 @@ def measure(
     if "pipeline" in wanted:
         timings["answer"] = Timing(line.answers)
     with counting() as count:
-        line.generator.step(line.codes())
+        line.step()
     middle = (begin + line.generator.position) // 2
-    return Measured(timings, first_frame_s, middle, line.generator.cache_bytes, count, line.memory)
+    return Measured(timings, first_frame_s, middle, line.generator.cache_bytes, line.told_bytes, count, line.memory)
 
 
 def _warm_up(block: Callable[[int], Sequence[float]], frames: int | None) -> int:
@@ -120,14 +147,15 @@ def _share(frames: int, round_: int) -> int:
 class _Line:
     """The stages of one conversation, each as a function that runs so many frames and returns their seconds."""
 
-    def __init__(self, generator: Generator, codec: Mimi):
+    def __init__(self, generator: Generator, codec: Mimi | None):
         self.generator = generator
+        self.told_bytes = sum(array.nbytes for _, array in tree_flatten(generator.told) if array is not None)
         self.answers: list[list[float]] = []
         self.memory: list[tuple[int, int]] = []
         self._random = np.random.default_rng(0)
         config = generator.config
-        encoder, decoder = codec.encoder(config.user_codebooks), codec.decoder(config.dep_q)
-        self._stages = Stages(encoder, generator, decoder, on_time=self._on_time)
+        self._encoder = codec.encoder(config.user_codebooks) if codec and config.user_codebooks else None
+        self._decoder = codec.decoder(config.dep_q) if codec and config.dep_q else None
         self._starts: list[float] = []
         self._spent: dict[str, list[float]] = {"encode": [], "lm": [], "decode": []}
 
@@ -139,32 +167,48 @@ class _Line:
             return self._lm
         if stage in PIECES:
             return _timed(_Pieces(self.generator).of(stage))
-        work = {"encode": lambda: self._stages.encode(self._samples()), "decode": self._decode}[stage]
-        return _timed(work)
+        return _timed({"encode": self._encode, "decode": self._decode}[stage])
 
-    def codes(self) -> np.ndarray:
-        """A user's frame, int32 [user codebooks]."""
+    def codes(self) -> np.ndarray | None:
+        """A user's frame, int32 [user codebooks]; None where there is no user."""
         config = self.generator.config
+        if not config.user_codebooks:
+            return None
         return self._random.integers(0, config.card, config.user_codebooks).astype(np.int32)
 
+    def step(self) -> None:
+        """A frame of the language model, in two halves where the host chooses the text in between."""
+        self._frame(self.codes())
+
     def first_frame(self) -> None:
-        """Sound in, sound out."""
-        self.generator.step(self._stages.encode(self._samples()))
+        """Sound in, sound out, as far as the model knows sound."""
+        self._frame(self._encode())
         self._decode()
+
+    def _frame(self, codes: np.ndarray | None) -> None:
+        if is_cut(self.generator.config):
+            self.generator.begin(codes)
+            self.generator.finish(TEXT_PADDING)
+        else:
+            self.generator.step(codes)
+
+    def _encode(self) -> np.ndarray | None:
+        return self._encoder.encode(self._samples()) if self._encoder else None
 
     def _samples(self) -> np.ndarray:
         return self._random.normal(0, 0.05, FRAME_SIZE).astype(np.float32)
 
     def _decode(self) -> None:
         config = self.generator.config
-        self._stages.decode(self._random.integers(0, config.card, config.dep_q))
+        if self._decoder:
+            self._decoder.decode(self._random.integers(0, config.card, config.dep_q))
 
     def _lm(self, frames: int) -> list[float]:
         seconds = []
         for _ in range(frames):
             codes = self.codes()
             start = time.perf_counter()
-            self.generator.step(codes)
+            self._frame(codes)
             seconds.append(time.perf_counter() - start)
             self.memory.append((mx.get_active_memory(), resident_size()))
         return seconds
@@ -174,7 +218,9 @@ class _Line:
         self._starts.clear()
         for spent in self._spent.values():
             spent.clear()
-        for _ in converse(self._stages, [self._samples() for _ in range(frames + 1)]):
+        assert self._encoder is not None
+        stages = Stages(self._encoder, self.generator, self._decoder, on_time=self._on_time)
+        for _ in converse(stages, [self._samples() for _ in range(frames + 1)]):
             pass
         self.answers.append([math.fsum(stages) for stages in zip(*self._spent.values(), strict=False)][1:])
         return [later - earlier for earlier, later in zip(self._starts, self._starts[1:], strict=False)]
@@ -211,16 +257,18 @@ class _Pieces:
     def _temporal(self) -> Callable[[], None]:
         generator, lm = self._generator, self._generator.lm
         full = generator.position + 1 >= self._config.transformer.context
-        column = mx.zeros((1, self._config.num_streams), mx.int32)
+        column = mx.zeros((len(self._hidden), self._config.num_streams), mx.int32)
 
         @mx.compile
-        def step(column: mx.array, position: mx.array, rings: list[LayerCache]) -> tuple[mx.array, list[LayerCache]]:
-            hidden, rings = lm.transformer.step(lm.embed(column), position, rings, full)
-            return lm.text_linear(lm.out_norm(hidden)), rings
+        def step(
+            column: mx.array, position: mx.array, rings: list[LayerCache], told: Told
+        ) -> tuple[mx.array, list[LayerCache]]:
+            heard = lm.hear(column, position, rings, full, told)
+            return heard.text_logits, heard.cache
 
         def run() -> None:
             # Writes the slot that the conversation writes next.
-            logits, generator.rings = step(column, mx.array(generator.position + 1), generator.rings)
+            logits, generator.rings = step(column, mx.array(generator.position + 1), generator.rings, generator.told)
             mx.eval(logits)
 
         return run
@@ -239,7 +287,7 @@ class _Pieces:
         config, generator = self._config, self._generator
         text, audio = generator.text_sampling, generator.audio_sampling
         text_logits = mx.random.normal((1, config.text_card_out)).astype(generator.lm.dtype)
-        audio_logits = mx.random.normal((config.dep_q, 1, config.card)).astype(generator.lm.dtype)
+        audio_logits = mx.random.normal((max(config.dep_q, 1), 1, max(config.card, 1))).astype(generator.lm.dtype)
 
         @mx.compile
         def draw(text_logits: mx.array, audio_logits: mx.array, key: mx.array) -> list[mx.array]:
@@ -247,7 +295,7 @@ class _Pieces:
             noise = audio.noise(audio_logits.shape, audio_key)
             tokens = [text.draw(text_logits, text.noise(text_logits.shape, text_key))]
             return tokens + [
-                audio.draw(logits, None if noise is None else noise[i]) for i, logits in enumerate(audio_logits)
+                audio.draw(audio_logits[i], None if noise is None else noise[i]) for i in range(config.dep_q)
             ]
 
         return lambda: mx.eval(draw(text_logits, audio_logits, mx.random.key(0)))

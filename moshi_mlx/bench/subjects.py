@@ -22,13 +22,14 @@ from ..errors import CheckpointError, MoshiError
 from ..generator import Generator
 from ..live.system import steady_memory
 from ..memory import available_memory, human_bytes
-from ..mimi import MAX_CODEBOOKS, Mimi
+from ..mimi import Mimi
 from ..model.lm import LM
-from .random_model import SIZES, random_lm
+from .random_model import SIZES, random_conditions, random_lm
 from .report import PRECISIONS, figures
-from .stages import STAGES, Tell, measure
+from .stages import STAGES, Tell, is_cut, measure
 
-USUAL_BITS = {"moshi": (4, 8, 16), "middle": (4, 8, 16), "tiny": (32,), "narrow": (32,)}
+PUBLISHED_BITS = (4, 8, 16)
+USUAL_BITS = {"tiny": (32,), "narrow": (32,)}
 """What is measured where nobody says: at the small sizes overhead, in the type that every processor has."""
 
 _BESIDE_BYTES = 1_200_000_000
@@ -45,7 +46,8 @@ class Subject:
     """Its precision: 'q4'."""
     config: LMConfig
     load: Callable[[], LM]
-    codec: Mimi
+    codec: Mimi | None
+    """None where it knows no sound."""
     needed: int
     """Bytes of memory for a conversation of any length."""
 
@@ -65,7 +67,7 @@ def random_subjects(
         MoshiError: one that was asked for does not fit, or none does.
     """
     config, there = economy.of(LMConfig.from_dict(SIZES[size])), available_memory()
-    needed = {b: _needed(config, b, position) for b in bits or USUAL_BITS[size]}
+    needed = {b: _needed(config, b, position) for b in bits or USUAL_BITS.get(size, PUBLISHED_BITS)}
     fitting = [b for b in needed if needed[b] <= there]
     if len(fitting) < (len(needed) if bits else 1):
         least = min(set(needed) - set(fitting))
@@ -73,7 +75,7 @@ def random_subjects(
             f"{size} in {PRECISIONS[least]} needs {human_bytes(needed[least])} of memory and "
             f"{human_bytes(there)} can be had; {_advice(config, position, there)}"
         )
-    codec = Mimi(tiny_folder() / MIMI, _codebooks(config))
+    codec = _codec(config, tiny_folder() / MIMI)
     subjects = [Subject(PRECISIONS[b], config, _drawing(config, b, economy.dtype), codec, needed[b]) for b in fitting]
     return subjects, [PRECISIONS[b] for b in needed if b not in fitting]
 
@@ -86,17 +88,15 @@ def checkpoint_subject(folder: Path, economy: Economy = AS_IT_IS) -> Subject:
     """
     checkpoint = inspect(folder).run_as(economy)
     try:
-        codec = companion(folder, "mimi_name", MIMI)
+        weights = companion(folder, "mimi_name", MIMI)
     except CheckpointError:
-        codec = tiny_folder() / MIMI
+        weights = tiny_folder() / MIMI
     config = checkpoint.config
-    if config.dep_q == 0 or config.user_codebooks == 0:
-        raise MoshiError(f"{folder} does not converse, and a benchmark times conversations")
     return Subject(
         checkpoint.precision,
         config,
         lambda: load_checkpoint(checkpoint),
-        Mimi(codec, _codebooks(config)),
+        _codec(config, weights),
         memory_needed(checkpoint),
     )
 
@@ -130,7 +130,12 @@ def run(
         load_s = time.perf_counter() - began
         place = subject.config.transformer.context if position is None else position
         measured = measure(
-            lambda: Generator(lm), subject.codec, place, frames, stages, lambda doing: tell(f"{subject.name}: {doing}")
+            lambda: _conversation(lm),
+            subject.codec,
+            place,
+            frames,
+            stages,
+            lambda doing: tell(f"{subject.name}: {doing}"),
         )
         return figures(subject.name, lm, measured, bandwidth, load_s, base)
 
@@ -139,8 +144,13 @@ def _drawing(config: LMConfig, bits: int, dtype: str | None) -> Callable[[], LM]
     return lambda: random_lm(config, bits, dtype=dtype)
 
 
-def _codebooks(config: LMConfig) -> int:
-    return min(max(config.dep_q, config.user_codebooks, 1), MAX_CODEBOOKS)
+def _conversation(lm: LM) -> Generator:
+    return Generator(lm, conditions=random_conditions(lm), cut=is_cut(lm.config))
+
+
+def _codec(config: LMConfig, weights: Path) -> Mimi | None:
+    codebooks = max(config.dep_q, config.user_codebooks)
+    return Mimi(weights, codebooks) if codebooks else None
 
 
 def _needed(config: LMConfig, bits: int, position: int | None) -> int:

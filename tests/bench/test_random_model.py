@@ -11,8 +11,9 @@ import pytest
 
 from moshi_mlx import Generator, MoshiError
 from moshi_mlx.bench.floor import read_bytes
-from moshi_mlx.bench.random_model import SIZES, random_lm
+from moshi_mlx.bench.random_model import SIZES, random_conditions, random_lm
 from moshi_mlx.checkpoint.sizes import frame_bytes, model_bytes
+from moshi_mlx.checkpoint.tiny import TTS
 from moshi_mlx.config import LMConfig
 
 TINY = LMConfig.from_dict(SIZES["tiny"])
@@ -23,6 +24,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "schedule": {**SMALL, "depformer_weights_per_step_schedule": [0, 1, 2, 2, 3, 3, 3, 3]},
     "low rank": {**SMALL, "depformer_low_rank_embeddings": 64},
     "shared input": {**SMALL, "depformer_multi_linear": False},
+    "two text streams": {**SMALL, "demux_second_stream": True, "depformer_low_rank_embeddings": 64},
+    "told": {**SMALL, **{key: TTS[key] for key in ("conditioners", "fuser", "cross_attention")}},
+    "no sound": {**SMALL, "n_q": 0, "dep_q": 0, "delays": [0]},
 }
 
 
@@ -71,7 +75,14 @@ def test_widths_that_make_no_groups_are_refused() -> None:
         random_lm(LMConfig.from_dict(SIZES["narrow"]), 8)
 
 
-@pytest.mark.parametrize("size", SIZES)
+def test_a_model_that_must_be_told_something_is_told_as_much_as_in_earnest() -> None:
+    lm = random_lm(LMConfig.from_dict(VARIANTS["told"]), 16)
+    generator = Generator(lm, conditions=random_conditions(lm))
+    assert generator.step(np.zeros(8, np.int32)).audio is not None
+    assert random_conditions(random_lm(TINY, 16)) is None
+
+
+@pytest.mark.parametrize("size", ["moshi", "middle", "tiny", "narrow"])
 def test_every_size_is_one_that_kyutais_port_can_run(size: str) -> None:
     config = LMConfig.from_dict(SIZES[size])
     assert config.transformer.hidden_dim == 11 * config.transformer.dim // 4  # its only width
