@@ -6,35 +6,25 @@ import argparse
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.tasks.kinds import Kind
 
-from .common import add_model_arguments, check_target, load_model, locate_model, note, path
+from .common import add_model_arguments, check_kind, check_target, load_model, note, path
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from moshi_mlx.live.duplex import Duplex
     from moshi_mlx.moshi import Moshi
-    from moshi_mlx.tasks.speaking.feed import TextFeed
     from moshi_mlx.tasks.speaking.manner import Manner
-    from moshi_mlx.tasks.speaking.speech import Said, Speech
+    from moshi_mlx.tasks.speaking.voices import VoiceBook
 
 HELP = "say a text aloud, as it comes"
 EXAMPLE = "moshi-mlx speak 'Hello there.' --voice vctk/p225_023.wav -o hello.wav"
 
 STDIN = "-"
 INTERRUPTED = 130
-PATIENCE = 0.5
-"""Seconds that a listener waits for a word before anything was heard."""
-MARGIN = 0.24
-"""Seconds of sound that shall be left when the model goes on without a word."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,17 +97,20 @@ def add_manner_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Speak; returns the exit code."""
     if args.list_voices:
-        return list_voices(args)
-    manner = make_manner(args)
-    text = open_text(args)
+        list_voices(args)
+        return 0
+    manner, text = make_manner(args), open_text(args)
     if args.output is not None:
         check_target(args.output)
         if args.output.suffix.lower() != ".wav":
             raise MoshiError(f"{args.output} would be a wav file: give it a name that ends in .wav")
-    else:
+    book = open_book(args)
+    voices = args.voice or [book.default]
+    files = [book.find(voice) for voice in voices]
+    if args.output is None:
         check_speaker(args.speaker)
-    moshi = load_model(args, Kind.SPEAK)
-    report = speak(args, moshi, text, manner)
+    report = speak(args, load_model(args, Kind.SPEAK), files, text, manner)
+    report |= {"model": args.model, "voices": voices, "cfg_coef": args.cfg_coef, "seed": args.seed}
     if args.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
@@ -126,24 +119,31 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report["complete"] else INTERRUPTED
 
 
-def list_voices(args: argparse.Namespace) -> int:
-    """Print the names of the voices that the model can have."""
-    from moshi_mlx.checkpoint.inspect import inspect
-    from moshi_mlx.tasks.kinds import require
-    from moshi_mlx.tasks.speaking.voices import VoiceBook
-
-    folder = locate_model(args.model, args.bits)
-    config = inspect(folder).config
-    require(Kind.SPEAK, config, args.model)
-    book = VoiceBook.of(folder, config)
+def list_voices(args: argparse.Namespace) -> None:
+    """Print the names of the voices that the model can have, without fetching it."""
+    book = open_book(args)
     names = book.names(note)
     if args.json:
         print(json.dumps({"model": args.model, "voices": names}, ensure_ascii=False))
-        return 0
+        return
     if not book.own():
         note(f"{len(names)} voices of {book.repo}; each folder there has a licence of its own, told in its README")
     print("\n".join(names))
-    return 0
+
+
+def open_book(args: argparse.Namespace) -> VoiceBook:
+    """The voices of the model, which itself is not fetched yet.
+
+    Raises:
+        MoshiError: there is no such model, or it does not speak.
+    """
+    from moshi_mlx.checkpoint.hub import whereabouts
+    from moshi_mlx.checkpoint.remote import config_of
+    from moshi_mlx.tasks.speaking.voices import VoiceBook
+
+    check_kind(args, Kind.SPEAK)
+    place = whereabouts(args.model, args.bits)
+    return VoiceBook.of(place if isinstance(place, Path) else None, config_of(args.model, args.bits))
 
 
 def make_manner(args: argparse.Namespace) -> Manner:
@@ -196,7 +196,9 @@ def check_speaker(wanted: str | None) -> None:
     portaudio.release()  # it lists devices once: what is plugged in while the model loads shall be seen
 
 
-def speak(args: argparse.Namespace, moshi: Moshi, text: Iterable[str], manner: Manner) -> dict[str, Any]:
+def speak(
+    args: argparse.Namespace, moshi: Moshi, voices: Sequence[Path], text: Iterable[str], manner: Manner
+) -> dict[str, Any]:
     """Say it all, and return the figures."""
     from moshi_mlx.checkpoint.load import memory_needed
     from moshi_mlx.live.system import steady_memory
@@ -204,94 +206,20 @@ def speak(args: argparse.Namespace, moshi: Moshi, text: Iterable[str], manner: M
     from moshi_mlx.tasks.speaking.manner import make_speech
     from moshi_mlx.tasks.speaking.script import ScriptReader
     from moshi_mlx.tasks.speaking.speech import say
-    from moshi_mlx.tasks.speaking.voices import SPEAKER, VoiceBook
+    from moshi_mlx.tasks.speaking.voices import SPEAKER
 
     from .display import status
+    from .saying import FileSink, LiveSink, Saying
 
-    book = VoiceBook.of(moshi.checkpoint.folder, moshi.config)
-    voices = args.voice or [book.default]
-    files = [book.find(voice) for voice in voices]
     with steady_memory(memory_needed(moshi.checkpoint)):
         with status("warming up"):
-            speech = make_speech(moshi, files, manner)
+            speech = make_speech(moshi, voices, manner)
             decoder = moshi.codec.decoder(speech.generator.codebooks)
         knows_speakers = SPEAKER in moshi.config.conditioners
         reader = ScriptReader(moshi.text, len(voices) > 1, knows_speakers, manner.padding_between)
         feed = TextFeed(text, reader, speech.feeder, by_line=args.output is None)
-        telling = Telling(args, speech, feed)
-        with telling.sink() as (write, patience):
-            telling.tell(say(speech, feed, decoder, patience), write)
-    about = {"model": args.model, "precision": moshi.checkpoint.precision, "voices": voices}
-    return telling.report() | about | {"cfg_coef": args.cfg_coef, "seed": args.seed}
-
-
-@dataclass
-class Telling:
-    """Where the speech goes, and what is known of it afterwards."""
-
-    args: argparse.Namespace
-    speech: Speech
-    feed: TextFeed
-    frames: int = 0
-    first_sound: float | None = None
-    """Seconds from the first word to the first frame."""
-    began: float = field(default_factory=time.perf_counter)
-
-    @contextmanager
-    def sink(self) -> Iterator[tuple[Callable[[np.ndarray], None], Callable[[], float] | None]]:
-        """What takes frames, and how long a listener can wait for the next one (see `say`)."""
-        if self.args.output is None:
-            from moshi_mlx.live.duplex import Duplex
-            from moshi_mlx.live.system import kept_awake
-
-            with kept_awake(), Duplex(output=self.args.speaker, only="output") as duplex:
-                yield duplex.write_frame, lambda: self._patience(duplex)
-                if not self.feed.stopped:
-                    duplex.drain()
-            return
-        from moshi_mlx.audio_file import WavWriter
-
-        with WavWriter(self.args.output) as writer:
-            yield writer.write, None
-
-    def tell(self, saying: Iterable[Said], write: Callable[[np.ndarray], None]) -> None:
-        """Write all that is said and show its words; Ctrl-C ends it, and what was said until then is kept."""
-        from .chat import stopped_by_signals
-        from .display import Answering
-
-        answering = Answering(show_text=sys.stdout.isatty() and not self.args.json)
-        try:
-            with stopped_by_signals(self.feed.stop):
-                for said in answering.progress(saying, None, "speaking"):
-                    self._mark()
-                    write(said.samples)
-                    answering.say("".join(f"{word} " for word in said.words))
-        except KeyboardInterrupt:  # a second Ctrl-C: what is there is kept all the same
-            self.feed.stop()
-        answering.end()
-
-    def report(self) -> dict[str, Any]:
-        """The figures."""
-        from moshi_mlx.mimi import FRAME_RATE
-
-        first = self.speech.prefix_frames
-        words = [(word, (step - first) / FRAME_RATE) for word, step in self.speech.feeder.spoken]
-        return {
-            "output": None if self.args.output is None else str(self.args.output),
-            "seconds": round(self.frames / FRAME_RATE, 3),
-            "steps": self.speech.step,
-            "wall_seconds": round(time.perf_counter() - self.began, 3),
-            "first_sound_seconds": None if self.first_sound is None else round(self.first_sound, 3),
-            "complete": self.speech.finished,
-            "text": " ".join(word for word, _ in words),
-            "words": [{"text": word, "start": round(start, 2)} for word, start in words],
-        }
-
-    def _mark(self) -> None:
-        self.frames += 1
-        if self.first_sound is None and self.feed.first_word_at is not None:
-            self.first_sound = time.perf_counter() - self.feed.first_word_at
-
-    def _patience(self, duplex: Duplex) -> float:
-        """Seconds of sound that are still to be played; before the first one a moment, as nothing breaks off."""
-        return PATIENCE if not self.frames else max(0.0, duplex.queued_seconds - MARGIN)
+        saying = Saying(speech, feed, show_text=sys.stdout.isatty() and not args.json)
+        with LiveSink(args.speaker) if args.output is None else FileSink(args.output) as sink:
+            saying.run(say(speech, feed, decoder, sink.patience), sink)
+    where = None if args.output is None else str(args.output)
+    return {"output": where, **saying.report(), "precision": moshi.checkpoint.precision}

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
+from ...errors import MoshiError
 from .machine import Entry, WordFeeder
 from .script import ScriptReader
 
@@ -48,7 +49,7 @@ class TextFeed:
         """Put all that has arrived into the feeder; whether there was anything, the end included. Never waits.
 
         Raises:
-            Exception: what reading raised.
+            Exception: what iterating over the pieces raised.
         """
         with self._news:
             text, self._waiting = self._waiting, ""
@@ -106,9 +107,12 @@ def read_pipe(descriptor: int) -> Iterator[str]:
     """The text of an open file as it arrives; what is no UTF-8 becomes U+FFFD.
 
     Raises:
-        OSError: it cannot be read.
+        MoshiError: it cannot be read.
     """
     characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    while block := os.read(descriptor, READ_SIZE):
-        yield characters.decode(block)
+    try:
+        while block := os.read(descriptor, READ_SIZE):
+            yield characters.decode(block)
+    except OSError as error:
+        raise MoshiError(f"the text cannot be read: {error.strerror or error}") from None
     yield characters.decode(b"", final=True)

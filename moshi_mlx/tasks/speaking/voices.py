@@ -42,20 +42,19 @@ class VoiceBook:
     repo: str = VOICES
 
     @staticmethod
-    def of(folder: Path, config: LMConfig, repo: str = VOICES) -> VoiceBook:
-        """The voices for the model in `folder`.
+    def of(folder: Path | None, config: LMConfig) -> VoiceBook:
+        """The voices for a model, in `folder` if it is here.
 
         Raises:
             CheckpointError: it reads speakers as vectors, and its config.json does not tell whose.
         """
+        own = None if folder is None else folder / "voices"
         if SPEAKER not in config.conditioners:
-            return VoiceBook(folder / "voices", "", repo)
+            return VoiceBook(own, "")
         identity = config.raw.get("model_id")
         if not isinstance(identity, dict) or not {"sig", "epoch"} <= identity.keys():
-            raise CheckpointError(
-                f"{folder}: config.json has no 'model_id' with 'sig' and 'epoch', which name its voices"
-            )
-        return VoiceBook(folder / "voices", f".{identity['sig']}@{identity['epoch']}.safetensors", repo)
+            raise CheckpointError("this model's config.json has no 'model_id', which tells the names of its voices")
+        return VoiceBook(own, f".{identity['sig']}@{identity['epoch']}.safetensors")
 
     @property
     def default(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,7 @@ from moshi_mlx.errors import ConfigError, MoshiError
 from moshi_mlx.generator import Generator
 from moshi_mlx.mimi import FRAME_SIZE, Mimi
 from moshi_mlx.model.lm import LM
-from moshi_mlx.tasks.speaking.feed import TextFeed
+from moshi_mlx.tasks.speaking.feed import TextFeed, read_pipe
 from moshi_mlx.tasks.speaking.machine import Pace, WordFeeder
 from moshi_mlx.tasks.speaking.script import ScriptReader
 from moshi_mlx.tasks.speaking.speech import Said, Speech, Timing, say
@@ -148,13 +149,19 @@ def test_a_text_without_words_is_refused(text: str, begin: Begin, codec: Mimi) -
         list(say(*begin([text]), codec.decoder()))
 
 
-def test_what_reading_raises_is_raised(begin: Begin, codec: Mimi) -> None:
-    def pipe() -> Iterator[str]:
-        yield "Hello there "
-        raise OSError("the pipe burst")
+def test_what_cannot_be_read_is_one_sentence(begin: Begin, codec: Mimi, tmp_path: Path) -> None:
+    speech, feed = begin(read_pipe(os.open(tmp_path, os.O_RDONLY)))
+    with pytest.raises(MoshiError, match="cannot be read: Is a directory"):
+        list(say(speech, feed, codec.decoder()))
 
-    with pytest.raises(OSError, match="burst"):
-        list(say(*begin(pipe()), codec.decoder()))
+
+def test_a_character_cut_in_two_is_one_character(tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    text = "a" * 4095 + "é" + "b" * 10
+    file.write_bytes(text.encode() + b"\xff")
+    pieces = list(read_pipe(os.open(file, os.O_RDONLY)))
+    assert len(pieces) > 2
+    assert "".join(pieces) == text + "\ufffd"
 
 
 def test_a_timing_that_cannot_be_is_refused() -> None:
