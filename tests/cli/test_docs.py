@@ -18,6 +18,12 @@ def test_the_docs_are_what_the_command_line_says() -> None:
     assert result.returncode == 0, f"python scripts/make_cli_docs.py mends it:\n{result.stdout}{result.stderr}"
 
 
+def test_the_page_of_models_is_what_their_configurations_say() -> None:
+    script = ROOT / "scripts" / "make_models_page.py"
+    result = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
+    assert result.returncode == 0, f"python scripts/make_models_page.py mends it:\n{result.stdout}{result.stderr}"
+
+
 def test_the_library_example_of_the_readme_runs(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True, timeout=300)
