@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.tasks.kinds import Kind
 
 from .common import add_model_arguments, check_places, load_model, path, write_text
+from .transcripts import FORMATS, in_format, suffix, words_lines
 
 if TYPE_CHECKING:
     from moshi_mlx.moshi import Moshi
     from moshi_mlx.sampling import Sampling
-    from moshi_mlx.tasks.transcription import Heard, Transcript
+    from moshi_mlx.tasks.transcription import Heard
 
     from .display import Answering
 
 HELP = "write down what is said in sound files, or into the microphone"
 EXAMPLE = "moshi-mlx transcribe interview.mp3 --format srt -o interview.srt"
-
-FORMATS = ("text", "words", "srt", "vtt", "json")
-SUFFIXES = {"text": ".txt", "words": ".tsv"}
-"""Of the files that -o FOLDER gets, where it is not the format's own name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="OUT", type=path, help="file to write; a folder, for several FILEs (default: stdout)"
     )
+    parser.add_argument("-i", "--input", metavar="DEVICE", help="microphone, by number or name (see moshi-mlx devices)")
     parser.add_argument(
         "--batch", type=int, default=4, metavar="N", help="files that are heard at once (default: %(default)s)"
     )
@@ -61,7 +58,12 @@ def run(args: argparse.Namespace) -> int:
     if not 1 <= args.batch <= 256:
         raise MoshiError(f"--batch must lie between 1 and 256 files, not {args.batch}")
     sampling = Sampling(args.temp)
-    transcribe_files(args, sampling)
+    if args.files:
+        transcribe_files(args, sampling)
+    else:
+        from .listen import transcribe_live
+
+        transcribe_live(args, sampling)
     return 0
 
 
@@ -92,7 +94,7 @@ def choose_targets(files: Sequence[Path], output: Path | None, form: str) -> dic
         raise MoshiError(f"{output} must be a folder that exists, for the transcripts of {len(files)} files")
     targets: dict[Path, Path | None] = {}
     for file in files:
-        target = output / f"{file.stem}{SUFFIXES.get(form, f'.{form}')}"
+        target = output / f"{file.stem}{suffix(form)}"
         if target in targets.values():
             raise MoshiError(f"two of the files would be written to {target}: transcribe them one at a time")
         check_places(file, target)
@@ -134,34 +136,6 @@ def tell(answering: Answering, heard: list[Heard | None], form: str) -> None:
     """Show what a frame brought."""
     for part in filter(None, heard):
         answering.say(part.text if form == "text" else words_lines(part.words))
-
-
-def in_format(transcript: Transcript, form: str, about: dict[str, Any]) -> str:
-    """A transcript as the text of a file; `about` stands at the head of the JSON."""
-    from moshi_mlx.tasks import captions
-
-    if form == "text":
-        return transcript.text.strip() + "\n"
-    if form == "words":
-        return words_lines(transcript.words)
-    if form == "json":
-        return json.dumps(about | as_json(transcript), ensure_ascii=False) + "\n"
-    return (captions.srt if form == "srt" else captions.vtt)(transcript.words)
-
-
-def as_json(transcript: Transcript) -> dict[str, Any]:
-    """What the JSON says about what was heard; `pauses` has one probability per frame of 80 ms, or none."""
-    return {
-        "seconds": transcript.seconds,
-        "text": transcript.text.strip(),
-        "words": [vars(word) for word in transcript.words],
-        "pauses": [round(pause, 4) for pause in transcript.pauses],
-    }
-
-
-def words_lines(words: Sequence[Any]) -> str:
-    """One line a word: start, end, text, with tabs between."""
-    return "".join(f"{word.start:.2f}\t{word.end:.2f}\t{word.text}\n" for word in words)
 
 
 def put(text: str, target: Path | None, heading: str | None) -> None:

@@ -39,6 +39,11 @@ class Listening(Stages):
         self._frames = 0
 
     @property
+    def delay(self) -> float:
+        """Seconds that the text is behind the sound."""
+        return self._timing.delay
+
+    @property
     def transcript(self) -> Transcript:
         """All that was said so far."""
         return self._scribe.transcript

@@ -13,6 +13,7 @@ from moshi_mlx.generator import Generator
 from moshi_mlx.mimi import FRAME_SIZE
 from moshi_mlx.moshi import Moshi
 from moshi_mlx.tasks import transcription
+from moshi_mlx.tasks.listening import Listening
 from moshi_mlx.tasks.transcription import GREEDY, PAUSE_HEAD, Scribe, TimedWord, Timing, Transcript, Transcription
 from moshi_mlx.text import TextTokenizer
 
@@ -48,6 +49,13 @@ def transcripts(model: Moshi, sounds: list[np.ndarray]) -> list[Transcript]:
         assert "".join(part.text for part in mine) == transcript.text
         assert [word for part in mine for word in part.words] == transcript.words
     return work.transcripts
+
+
+def with_prefix(model: Moshi, seconds: float) -> Moshi:
+    """The model, wanting so much silence before the sound."""
+    stt = {"audio_silence_prefix_seconds": seconds, "audio_delay_seconds": 0.5}
+    config = replace(model.config, raw={**model.config.raw, "stt_config": stt})
+    return replace(model, checkpoint=replace(model.checkpoint, config=config))
 
 
 # When words were said.
@@ -104,9 +112,7 @@ def test_silence_goes_around_the_sound_as_the_config_says(model):
 def test_a_transcript_is_what_the_model_makes_of_the_sound_and_the_silence_around_it(model, speechlike):
     """Frame by frame through codec and model by hand, with a prefix as the 2.6B model has one."""
     sound = speechlike(9)[:-700]
-    raw = {**model.config.raw, "stt_config": {"audio_silence_prefix_seconds": 0.2, "audio_delay_seconds": 0.5}}
-    checkpoint = replace(model.checkpoint, config=replace(model.config, raw=raw))
-    (transcript,) = transcripts(replace(model, checkpoint=checkpoint), [sound])
+    (transcript,) = transcripts(with_prefix(model, 0.2), [sound])
     padded = np.concatenate([np.zeros(3 * FRAME_SIZE), sound, np.zeros(700 + 19 * FRAME_SIZE)]).astype(np.float32)
     encoder, generator = model.encoder(), Generator(model.lm, text_sampling=GREEDY)
     frames = [generator.step(encoder.encode(frame)) for frame in padded.reshape(-1, FRAME_SIZE)]
@@ -135,3 +141,38 @@ def test_recordings_in_one_batch_come_out_as_alone(model, speechlike, monkeypatc
 def test_silence_after_a_recording_does_not_depend_on_how_long_the_others_are(model, speechlike):
     short, long = speechlike(2, 1), speechlike(8, 2)
     assert transcripts(model, [short, long])[0] == transcripts(model, [short, short])[0]
+
+
+# Live.
+
+
+def listen(model: Moshi, sound: np.ndarray, missed_from: int = 10**9) -> Listening:
+    """Frame by frame, as a conversation's stages; from one frame on, ten have been missed."""
+    listening = Listening(model)
+    listening.warm_up()
+    for i, frame in enumerate(blocks(sound)):
+        listening.missed = lambda i=i: 10 if i >= missed_from else 0
+        _, codes = listening.think(listening.encode(frame))
+        assert not listening.decode(codes).any()
+    listening.finish()
+    return listening
+
+
+def test_what_is_heard_live_comes_out_as_from_a_file(model, speechlike):
+    sound = speechlike(8, 4)
+    late = with_prefix(model, 0.2)
+    (transcript,) = transcripts(late, [sound])
+    listening = listen(late, sound)
+    assert listening.transcript == transcript
+    assert "".join(heard.text for heard in listening.heard) == transcript.text
+    assert [word for heard in listening.heard for word in heard.words] == transcript.words
+
+
+def test_frames_that_were_missed_move_the_words_after_them(model, speechlike):
+    sound = speechlike(8, 4)
+    whole, torn = listen(model, sound).transcript, listen(model, sound, missed_from=4).transcript
+    assert torn.text == whole.text
+    assert torn.words != whole.words
+    assert torn.seconds == round(whole.seconds + 0.8, 3)
+    assert len(torn.pauses) == len(whole.pauses) + 10
+    assert (torn.pauses[:4], torn.pauses[14:]) == (whole.pauses[:4], whole.pauses[4:])
