@@ -6,11 +6,15 @@ import gc
 from typing import Any
 
 import mlx.core as mx
+import mlx.utils
 import numpy as np
 import pytest
 from tiny_lm import SMALL, small_lm
 
 from moshi_mlx import LM, Generator, MoshiError, Sampling
+from moshi_mlx.checkpoint.inspect import inspect
+from moshi_mlx.checkpoint.load import load_checkpoint, memory_needed, window_bytes
+from moshi_mlx.checkpoint.tiny import tiny_folder
 from moshi_mlx.config import LMConfig
 from moshi_mlx.economy import Economy
 from moshi_mlx.model.kernels import attention, quantized_attention
@@ -94,6 +98,20 @@ def test_rings_take_just_over_half_and_are_updated_in_place() -> None:
     assert generator.cache_bytes / plain.cache_bytes == 8.5 / 16
 
 
+def test_a_beginning_that_is_given_at_once_reads_what_the_rings_keep() -> None:
+    text = {"n_q": 0, "dep_q": 0, "delays": [0], "dim": 128, "num_heads": 2, "context": 40}
+    lm = in_8_bits(small_lm(**text))
+    tokens = np.random.default_rng(0).integers(0, SMALL["text_card"], 70).tolist()
+    at_once, one_by_one = Generator(lm, **GREEDY), Generator(lm, **GREEDY, cut=True)
+    for token in tokens:
+        one_by_one.begin()
+        one_by_one.finish(token)
+    prefilled, stepped = at_once.prefill(tokens, logits=True).logits, one_by_one.step(logits=True).logits
+    assert prefilled is not None
+    assert stepped is not None
+    assert np.abs(prefilled.text - stepped.text).max() < 0.05 * stepped.text.std()
+
+
 @pytest.mark.parametrize(
     ("changes", "asked", "message"),
     [
@@ -116,3 +134,17 @@ def test_a_shorter_window_is_the_model_configured_with_it() -> None:
     np.testing.assert_array_equal(
         text_logits(shorter, codes(60)), text_logits(small_lm(**{**WIDE, "context": 24}), codes(60))
     )
+
+
+def test_a_checkpoint_runs_in_another_type_and_less_memory() -> None:
+    folder = tiny_folder()
+    plain, checkpoint = inspect(folder), inspect(folder).run_as(Economy(context=64, kv_bits=8, dtype="float16"))
+    lm = load_checkpoint(checkpoint)
+    assert {p.dtype for _, p in mlx.utils.tree_flatten(lm.parameters())} == {mx.float16}
+    generator = Generator(lm)
+    for column in codes(70) % lm.config.card:
+        frame = generator.step(column, logits=True)
+    assert frame.logits is not None
+    assert np.isfinite(frame.logits.text).all()
+    assert generator.cache_bytes == window_bytes(checkpoint) == window_bytes(plain) // 4 * 9 // 32
+    assert memory_needed(plain) - memory_needed(checkpoint) == window_bytes(plain) - window_bytes(checkpoint)

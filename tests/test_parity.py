@@ -7,7 +7,7 @@ counted: column 0 of `text`, `audio` and `returned` is the initial step, so step
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 import moshi_mlx
 from moshi_mlx import Generator, Sampling
+from moshi_mlx.economy import Economy
 from moshi_mlx.model.conditions import Conditions
 
 NAMES = ("delay1", "delay2", "dep16", "window", "stt", "mixed_delays", "speaker", "batch", "translating", "zero")
@@ -189,6 +190,18 @@ def spoken(golden: Golden, run: Run) -> np.ndarray:
     frames = audio.shape[1]
     text, user = golden.arrays["text"][:, :frames, None], golden.arrays["user_codes"][:, :frames]
     return np.concatenate([text, audio, user], axis=2).swapaxes(1, 2).astype(np.int32)
+
+
+def test_a_shorter_window_is_that_of_the_reference_configured_with_it(tmp_path: Path) -> None:
+    golden = Golden.read(Path(__file__).parent / "goldens" / "window.safetensors")
+    context, user_codes = golden.config["context"], golden.arrays["user_codes"]
+    load(replace(golden, config={**golden.config, "context": 10 * context}), golden.weights, tmp_path)
+    run = generate(moshi_mlx.load_lm(tmp_path, Economy(context=context)), golden, user_codes)
+    np.testing.assert_array_equal(run.text, golden.arrays["text"][:, 1:])
+    steps = golden.arrays["logit_steps"]
+    np.testing.assert_allclose(run.text_logits[:, steps], golden.arrays["text_logits"], rtol=0, atol=TOLERANCE)
+    longer = generate(moshi_mlx.load_lm(tmp_path), golden, user_codes)
+    assert np.abs(longer.text_logits - run.text_logits)[:, context + 1 :].max() > TOLERANCE
 
 
 @pytest.mark.parametrize("codebook", [0, 1, -1], ids=["semantic", "acoustic", "last"])
