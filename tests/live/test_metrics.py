@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import os
 import sys
 import threading
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 
 from moshi_mlx.live import metrics
 from moshi_mlx.live.metrics import RESOLUTION, Histogram, Metrics
+from moshi_mlx.mimi import Mimi
 
 
 @pytest.mark.parametrize("spread", [0.05, 1.0, 2.0])
@@ -66,15 +69,28 @@ def test_times_from_many_threads_are_all_there() -> None:
 
 def test_memory_follows_what_is_allocated() -> None:
     before = metrics.memory()
-    block = np.ones(40_000_000, np.uint8)
+    block = mmap.mmap(-1, 80_000_000)  # an array could lie where another one was freed
+    block.write(bytes(80_000_000))
     array = mx.ones((10_000_000,), mx.float32)
     mx.eval(array)
     after = metrics.memory()
-    assert after["rss"] - before["rss"] > 60_000_000
+    assert after["rss"] - before["rss"] > 70_000_000
     assert after["peak_rss"] >= after["rss"] * 0.9
     assert after["mlx_active"] - before["mlx_active"] >= 40_000_000
     assert after["mlx_peak"] >= after["mlx_active"]
-    assert block.nbytes == 40_000_000
+    block.close()
+
+
+def test_the_size_of_the_codec_is_that_of_its_processes(tiny_mimi: Path) -> None:
+    before = metrics.memory()
+    with Mimi(tiny_mimi).decoder():
+        there = metrics.codec_size()["decode"], metrics.memory()
+    after = metrics.memory()
+    assert there[0] > 300_000_000
+    assert there[1]["codec_rss"] - before["codec_rss"] > 300_000_000
+    assert there[1]["rss"] - before["rss"] < 50_000_000
+    assert after["codec_rss"] == pytest.approx(before["codec_rss"], abs=1_000_000)
+    assert metrics.resident_size(2**22 + 1) == 0  # nobody's number
 
 
 def test_the_macos_structure_has_the_size_the_kernel_fills() -> None:
