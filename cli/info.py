@@ -125,6 +125,13 @@ def _print_differences(model: str, found: Differences, as_json: bool) -> None:
     print(f"{model}: {count} {'tensor is' if count == 1 else 'tensors are'} not what the network needs")
 
 
+def _window(facts: dict[str, Any]) -> str:
+    """Frames of 80 ms; where there is no sound, a position is a token."""
+    count = facts["context_frames"]
+    has_sound = any(facts["codebooks"].values())
+    return f"{count} frames, {count / 12.5:.0f} s" if has_sound else f"{count} tokens"
+
+
 def _print(facts: dict[str, Any]) -> None:
     from .display import print_table
 
@@ -137,7 +144,7 @@ def _print(facts: dict[str, Any]) -> None:
         ("run it with", facts["command"]),
         ("type", f"{facts['type']}, {facts['precision']}, {facts['names']} names, {facts['tensor_count']} tensors"),
         ("temporal transformer", f"dim {temporal['dim']}, {temporal['layers']} layers, {temporal['heads']} heads"),
-        ("window", f"{facts['context_frames']} frames, {facts['context_frames'] / 12.5:.0f} s"),
+        ("window", _window(facts)),
         (
             "depth transformer",
             "none" if depth is None else f"dim {depth['dim']}, {depth['layers']} layers, {depth['steps']} steps",

@@ -5,8 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from helium_weights import CONFIG, tensors
+from hub_server import Hub, serving
+from safetensors.numpy import save
 
 PROMPT = "Hello, how are"
 COMMAND = [sys.executable, "-m", "moshi_mlx.cli.main", "write"]
@@ -110,3 +115,41 @@ def test_a_reader_that_goes_away_ends_it_quietly():
     errors = process.stderr.read()
     assert process.wait(timeout=60) == 0
     assert b"Traceback" not in errors
+
+
+def on_hub(repos: dict[str, dict[str, bytes]], home: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
+    """A command that finds these repositories on the Hub, and nothing else."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
+    with serving(Hub(repos=repos)) as hub:
+        environment = {**kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        arguments = [sys.executable, "-m", "moshi_mlx.cli.main", *command]
+        return subprocess.run(arguments, env=environment, capture_output=True, timeout=300)
+
+
+def test_without_a_model_it_is_helium_as_hugging_face_has_it(tmp_path):
+    """What is served under that name is a small one; nothing but its three files is fetched."""
+    tokenizer = Path(__file__).parents[1] / "goldens" / "helium_tokenizer.json"
+    repository = {
+        "config.json": json.dumps(CONFIG).encode(),
+        "model.safetensors": save(tensors(CONFIG, 0)),
+        "tokenizer.json": tokenizer.read_bytes(),
+        "tokenizer_config.json": b"{}",
+        "README.md": b"# Helium",
+    }
+    done = on_hub({"kyutai/helium-1-preview-2b": repository}, tmp_path, "write", PROMPT, "--max-tokens", "5", "--json")
+    report = json.loads(done.stdout)
+    assert (report["model"], report["tokens"], report["precision"]) == ("kyutai/helium-1-preview-2b", 5, "float32")
+    assert {path.name for path in tmp_path.rglob("snapshots/*/*")} == {
+        "config.json", "model.safetensors", "tokenizer.json"
+    }  # fmt: skip
+
+
+def test_of_the_mlx_repository_the_precision_with_the_most_bits_is_fetched(tmp_path):
+    """It has four beside one another, and no config.json: what they are is known from their names."""
+    weights = {f"helium-1-preview-2b-{form}.safetensors": save({"a": np.zeros(1)}) for form in ("q4", "q8", "bf16")}
+    repository = {**weights, "tokenizer_spm_48k_multi6_2.model": b"pieces", "README.md": b"# Helium"}
+    name = "kyutai/helium-1-preview-2b-mlx"
+    assert on_hub({name: repository}, tmp_path, "download", name).returncode == 0
+    assert {path.name for path in tmp_path.rglob("snapshots/*/*")} == {
+        "helium-1-preview-2b-bf16.safetensors", "tokenizer_spm_48k_multi6_2.model"
+    }  # fmt: skip
