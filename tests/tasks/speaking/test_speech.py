@@ -133,8 +133,12 @@ def test_told_to_stop_it_stops_in_a_pipe_that_says_nothing(begin: Begin, codec: 
         stuck.wait(60)
 
     speech, feed = begin(pipe())
-    threading.Timer(1.0, feed.stop).start()
-    said = list(say(speech, feed, codec.decoder()))
+
+    def patience() -> float:
+        threading.Timer(0.2, feed.stop).start()
+        return 60.0
+
+    said = list(say(speech, feed, codec.decoder(), patience))
     stuck.set()
     assert not speech.finished
     assert len(said) == max(0, speech.step - DELAY - 2)
