@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from moshi_mlx.economy import Economy
+from moshi_mlx.errors import MoshiError
 
 from . import machine_checks, model_checks
 from .common import add_model_arguments
@@ -41,11 +42,12 @@ def run(args: argparse.Namespace) -> int:
 
     with status("looking at this machine"):
         checks = list(examine(args.model, args.bits, probe(), economy_of(args)))
+    verdict = conclusion(checks, command_of(args))
     if args.json:
-        print(json.dumps({"checks": [asdict(check) for check in checks], "verdict": conclusion(checks)}))
+        print(json.dumps({"checks": [asdict(check) for check in checks], "verdict": verdict}))
     else:
         print_checks([(check.state, check.name, check.finding, check.advice) for check in checks])
-        print(f"\n{conclusion(checks)}")
+        print(f"\n{verdict}")
     return int(any(check.state == "problem" for check in checks))
 
 
@@ -75,7 +77,19 @@ def examine(model: str, bits: int | None, machine: Machine, economy: Economy) ->
         yield model_checks.check_speed(subject, bandwidth, gpu)
 
 
-def conclusion(checks: list[Check]) -> str:
+def command_of(args: argparse.Namespace) -> str:
+    """What runs the model: 'chat', or 'transcribe --model tiny-stt'."""
+    from moshi_mlx.checkpoint.remote import config_of
+    from moshi_mlx.tasks.kinds import Kind, kind_of
+
+    try:
+        kind = kind_of(config_of(args.model, args.bits))
+    except MoshiError:  # the checks have told it
+        return Kind.CONVERSE.command
+    return kind.command if kind is Kind.CONVERSE else f"{kind.command} --model {args.model}"
+
+
+def conclusion(checks: list[Check], command: str = "chat") -> str:
     """All of it in a sentence."""
     problems = sum(check.state == "problem" for check in checks)
     warnings = sum(check.state == "warning" for check in checks)
@@ -83,4 +97,4 @@ def conclusion(checks: list[Check]) -> str:
         return f"{count_of(problems, 'problem')} {'stands' if problems == 1 else 'stand'} in the way of a conversation."
     if warnings:
         return f"A conversation is possible; {count_of(warnings, 'warning')} above."
-    return "All is well: moshi-mlx chat"
+    return f"All is well: moshi-mlx {command}"

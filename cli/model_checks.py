@@ -47,6 +47,7 @@ def check_model(
     """Whether the model is here, and whole."""
     from moshi_mlx.checkpoint.choice import choose_bits
     from moshi_mlx.checkpoint.hub import SHORT_NAMES, cached_bits, locate
+    from moshi_mlx.checkpoint.inspect import inspect
     from moshi_mlx.memory import human_bytes
 
     if model in SHORT_NAMES:
@@ -60,12 +61,15 @@ def check_model(
         return False
 
     try:
-        subject = _subject(model, locate(model, bits, ask=refuse), economy)
+        subject = _subject(model, inspect(locate(model, bits, ask=refuse)), economy)
     except MoshiError as error:
         if not refused:
             return Check("model", "problem", str(error)), None
-        size = human_bytes(refused[0].missing_bytes)
-        return Check("model", "warning", f"{model} is not here yet ({size})", f"moshi-mlx download {model}"), None
+        missing = refused[0].missing_bytes
+        check = Check(
+            "model", "warning", f"{model} is not here yet ({human_bytes(missing)})", f"moshi-mlx download {model}"
+        )
+        return check, _announced(model, bits, economy, missing)
     return Check("model", "ok", f"{subject.name}, {human_bytes(subject.nbytes)}, is here"), subject
 
 
@@ -87,14 +91,23 @@ def _not_here(model: str, bits: int, economy: Economy) -> tuple[Check, Subject]:
     return check, Subject(name, config, bits, size, memory_needed(config, bits), size)
 
 
-def _subject(model: str, folder: Path, economy: Economy) -> Subject:
-    from moshi_mlx.checkpoint.inspect import inspect
+def _announced(model: str, bits: int | None, economy: Economy, missing: int) -> Subject | None:
+    """What a repository's headers tell of a model before it is downloaded."""
+    from moshi_mlx.checkpoint.remote import look
+
+    try:
+        return _subject(model, look(model, bits), economy, missing)
+    except MoshiError:
+        return None
+
+
+def _subject(model: str, checkpoint: Checkpoint, economy: Economy, missing: int = 0) -> Subject:
     from moshi_mlx.checkpoint.load import memory_needed
 
-    checkpoint = inspect(folder).run_as(economy)
+    checkpoint = checkpoint.run_as(economy)
     name = f"{Path(model).name} {checkpoint.precision}"
     bits = _nearest_bits(checkpoint)
-    return Subject(name, checkpoint.config, bits, checkpoint.nbytes, memory_needed(checkpoint), missing=0)
+    return Subject(name, checkpoint.config, bits, checkpoint.nbytes, memory_needed(checkpoint), missing)
 
 
 def _nearest_bits(checkpoint: Checkpoint) -> int:

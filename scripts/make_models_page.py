@@ -37,7 +37,8 @@ REPOSITORIES = """
 
 Every name and shape is that of Kyutai's own code for the configuration. The last column says what else they were held
 against: the size of the published file, which leaves room for its header and nothing more; the configuration alone, as
-quoted in public; or nothing, where it is reconstructed. `moshi-mlx info REPO --check` asks the Hub itself, for kilobytes.
+quoted in public; or nothing, where it is reconstructed. `moshi-mlx info REPO --check` asks the Hub itself, and fetches
+kilobytes for it.
 
 | repository | model | names | held against |
 |---|---|---|---|

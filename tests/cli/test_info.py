@@ -15,6 +15,7 @@ import pytest
 from hub_server import Hub, serving
 from safetensors.numpy import save
 
+from moshi_mlx.checkpoint.inspect import MIMI, TOKENIZER
 from moshi_mlx.checkpoint.tiny import BUILT_IN, CONFIG, random_weights
 from moshi_mlx.config import LMConfig
 
@@ -98,3 +99,14 @@ def test_every_built_in_model_is_what_its_configuration_asks_for(model: str, hub
     assert code == 0
     assert "run it with" in out
     assert f"{model}: all " in out
+
+
+def test_doctor_tells_memory_and_speed_of_what_is_not_downloaded_yet(hub: Hub, tmp_path: Path) -> None:
+    hub.repos[NAME] |= {MIMI: b"codec", TOKENIZER: b"text"}
+    hub.declared["model.safetensors"] = 60_000_000  # what is small would be fetched without a question
+    _, out, _ = moshi_mlx(hub, tmp_path, "doctor", "--model", NAME, "--json")
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert "is not here yet (60 MB)" in checks["model"]["finding"]
+    assert "small float32" in checks["speed"]["finding"]
+    assert {"memory", "disk"} < set(checks)
+    assert [seen.range for seen in hub.downloads()] == ["bytes=0-100000"]

@@ -107,3 +107,12 @@ def test_bench_times_the_stages_that_it_has(model: str, capsys: pytest.CaptureFi
     assert ("encode" in stages) == bool(config.user_codebooks)
     assert ("decode" in stages) == ("depth" in stages) == bool(config.dep_q)
     assert "lm" in stages
+
+
+def test_doctor_names_the_command_of_a_model_at_the_end() -> None:
+    from argparse import Namespace
+
+    from moshi_mlx.cli.doctor import command_of
+
+    assert command_of(Namespace(model="tiny", bits=None)) == "chat"
+    assert command_of(Namespace(model="tiny-stt", bits=None)) == "transcribe --model tiny-stt"
