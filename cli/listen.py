@@ -13,7 +13,7 @@ from moshi_mlx.tasks.kinds import Kind
 
 from .chat import stopped_by_signals
 from .common import check_kind, check_target, load_model, note, write_text
-from .follow import News, follow, put
+from .follow import PAUSE_SECONDS, News, follow, put
 from .transcripts import in_format, words_lines
 
 if TYPE_CHECKING:
@@ -108,9 +108,12 @@ class ListeningView:
         put(json.dumps(described, ensure_ascii=False) + "\n")
 
     def _pausing(self, heard: Heard) -> bool:
+        from moshi_mlx.mimi import FRAME_RATE
         from moshi_mlx.tasks.transcription import PAUSE
 
-        return heard.pause is not None and heard.pause > PAUSE and self._quiet > self._behind
+        if heard.pause is None:  # a model without heads for it
+            return self._quiet > PAUSE_SECONDS * FRAME_RATE
+        return heard.pause > PAUSE and self._quiet > self._behind
 
     def _end_line(self) -> None:
         if self._line_begun:
