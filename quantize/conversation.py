@@ -16,6 +16,7 @@ from moshi_mlx.config import TEXT_PADDING
 from moshi_mlx.errors import AudioError, CheckpointError
 from moshi_mlx.generator import Generator
 from moshi_mlx.mimi import FRAME_RATE, FRAME_SIZE, Mimi
+from moshi_mlx.model.conditions import Conditions
 from moshi_mlx.model.lm import LM
 
 SEGMENT_FRAMES = 250
@@ -63,10 +64,15 @@ def converse(lm: LM, user: np.ndarray, seed: int = 0) -> np.ndarray:
     return np.concatenate(answered)
 
 
+def told_nothing(lm: LM, batch: int = 1) -> Conditions | None:
+    """What a model with conditions is given where nobody says any: that there are none, which it has learnt too."""
+    return lm.conditions([dict.fromkeys(lm.conditioners)] * batch) if lm.conditioners else None
+
+
 def _answer(lm: LM, user: np.ndarray, seed: int) -> np.ndarray:
     """User codes [B, user codebooks, steps] -> codes [B, streams, frames]."""
     batch, _, steps = user.shape
-    generator = Generator(lm, seed=seed, batch_size=batch)
+    generator = Generator(lm, seed=seed, batch_size=batch, conditions=told_nothing(lm, batch))
     frames = [generator.step(user[:, :, step]) for step in range(steps)]
     text = np.stack([np.reshape(frame.text, batch) for frame in frames], axis=1)
     text = np.concatenate([np.full((batch, 1), TEXT_PADDING), text], axis=1)[:, None]

@@ -24,7 +24,7 @@ from moshi_mlx.memory import free_disk, human_bytes
 from moshi_mlx.model.lm import LM
 from moshi_mlx.moshi import load_folder
 
-from .conversation import converse, encode
+from .conversation import converse, encode, told_nothing
 from .recipes import part_of, size_of
 from .source import SourceReader
 
@@ -215,7 +215,7 @@ def _score(other: Checkpoint, codes: np.ndarray, folder: Path, progress: Progres
 
 def _log_probabilities(lm: LM, segment: np.ndarray) -> dict[str, mx.array]:
     """Of codes [streams, T]: text [1, T, V] and audio [dep_q, T, card], float32."""
-    logits = lm(mx.array(segment[None]))
+    logits = lm(mx.array(segment[None]), told_nothing(lm))
     found = {"text": logits.text} if logits.audio is None else {"text": logits.text, "audio": logits.audio[0]}
     found = {kind: _normalized(values) for kind, values in found.items()}
     mx.eval(found)

@@ -148,6 +148,19 @@ def test_conversations_are_what_the_reference_says(bf16: Path) -> None:
     assert surprise(lm, codes[0]) < 0.6 * surprise(lm, random_codes(SMALL, 1, 20, seed=5)[0])
 
 
+def test_a_model_with_conditions_is_told_that_there_are_none(tmp_path: Path) -> None:
+    words = {"n_bins": 3, "dim": 16, "tokenizer": "noop", "possible_values": ["bad", "good"]}
+    told = {"conditioners": {"quality": {"type": "lut", "lut": words}}, "fuser": {"sum": ["quality"]}}
+    lm = load_lm(write(tmp_path / "told", {**SMALL, **told}))
+    nothing = conversation.told_nothing(lm)
+    assert nothing is not None
+    assert mx.array_equal(nothing.sum, lm.conditions([{"quality": None}]).sum)
+    assert not mx.array_equal(nothing.sum, lm.conditions([{"quality": "good"}]).sum)
+    user = np.random.default_rng(0).integers(0, 64, (lm.config.user_codebooks, 20))
+    codes = conversation.converse(lm, user)
+    assert surprise(lm, codes[0]) < 0.6 * surprise(lm, random_codes(SMALL, 1, 20, seed=5)[0])
+
+
 def surprise(lm: LM, codes: np.ndarray) -> float:
     """Cross-entropy over all streams."""
     tallies = [
