@@ -14,8 +14,12 @@ import numpy as np
 import pytest
 import soundfile
 from jack_room import MISSING, jack_rooms
+from safetensors.numpy import save_file
 
+from moshi_mlx.checkpoint.inspect import MIMI, TOKENIZER
+from moshi_mlx.checkpoint.tiny import TTS, random_weights, tiny_folder
 from moshi_mlx.cli.main import main
+from moshi_mlx.config import LMConfig
 
 SPEAK = [sys.executable, "-m", "moshi_mlx.cli.main", "speak", "--model", "tiny-tts", "--temp", "0"]
 TIMEOUT_S = 120
@@ -71,6 +75,31 @@ def test_two_voices_talk_to_each_other_out_of_a_pipe(tmp_path: Path) -> None:
     swapped = tmp_path / "swapped.wav"
     speak("-", "-o", str(swapped), "--voice", "ben", "--voice", "anna", "--codebooks", "4", text=lines)
     assert not np.array_equal(soundfile.read(out)[0], soundfile.read(swapped)[0])
+
+
+def test_a_recording_is_a_voice_where_the_model_goes_on_from_one(
+    tmp_path: Path, speechlike: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, tiny = tmp_path / "model", tiny_folder("tiny-tts")
+    folder.mkdir()
+    plain = ("conditioners", "fuser", "cross_attention", "demux_second_stream")
+    config = {key: value for key, value in TTS.items() if key not in plain} | {"tts_config": {"audio_delay": 0.64}}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(random_weights(LMConfig.from_dict(config)), folder / "model.safetensors", {"format": "mlx"})
+    for name in (MIMI, TOKENIZER):
+        (folder / name).symlink_to(tiny / name)
+    reports, sounds = [], []
+    for seed in (1, 2):
+        recording, out = tmp_path / f"{seed}.wav", tmp_path / f"out-{seed}.wav"
+        soundfile.write(recording, speechlike(8, seed), 24_000)
+        arguments = ["speak", "Hello.", "--model", str(folder), "--voice", str(recording), "-o", str(out), "--json"]
+        assert main([*arguments, "--temp", "0"]) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+        sounds.append(soundfile.read(out)[0])
+    for report in reports:
+        assert report["steps"] == round(report["seconds"] * 12.5) + 8 + 6 + 2  # delay, recording, acoustic delay
+        assert report["words"][0]["start"] == 0.16
+    assert not np.array_equal(*sounds)
 
 
 @pytest.mark.skipif(MISSING is not None, reason=str(MISSING))

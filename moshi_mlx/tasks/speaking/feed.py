@@ -16,6 +16,8 @@ from .machine import Entry, WordFeeder
 from .script import ScriptReader
 
 READ_SIZE = 4096
+LINE_SECONDS = 0.1
+"""After the end of a line, so long for the next one before it is said without it."""
 MOST_WAITING = 1_000_000
 """Characters that may wait: a longer text is left in its pipe, or its file, until they are said."""
 
@@ -27,8 +29,8 @@ class TextFeed:
         pieces: the text, cut anywhere; it is iterated over in a thread of its own, and may block there.
         reader: what makes words of it.
         feeder: where they go.
-        by_line: say a line when it ends, before what follows is known: right for a listener who waits, where the next
-            line may be long in coming.
+        by_line: where a line has ended and nothing follows, say it before what follows is known: right for a listener
+            who waits, as the next line may be long in coming.
     """
 
     def __init__(self, pieces: Iterable[str], reader: ScriptReader, feeder: WordFeeder, by_line: bool = False):
@@ -41,7 +43,7 @@ class TextFeed:
         self._pieces, self._reader, self._feeder, self._by_line = pieces, reader, feeder, by_line
         self._news = threading.Condition()
         self._waiting = ""
-        self._ended = False
+        self._ended = self._line_ended = False
         self._fault: Exception | None = None
         threading.Thread(target=self._run, name="text", daemon=True).start()
 
@@ -65,15 +67,23 @@ class TextFeed:
             for entry in self._reader.close():
                 self._push(entry)
             self._feeder.close()
-        elif self._by_line and text.endswith("\n"):
-            self._feeder.flush()
+        self._line_ended = text.endswith("\n") if text else self._line_ended
         return ended or bool(text)
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait for text to arrive and take it; False when none came in time, or after `stop`."""
-        with self._news:
-            self._news.wait_for(lambda: self._waiting or self._ended or self.stopped, seconds)
+        """Wait for something to say; False when nothing came in time, or after `stop`."""
+        if self._by_line and self._line_ended:
+            if not self._news_within(LINE_SECONDS if seconds is None else min(seconds, LINE_SECONDS)):
+                self._line_ended = False
+                self._feeder.flush()
+                return True
+        else:
+            self._news_within(seconds)
         return self.take() and not self.stopped
+
+    def _news_within(self, seconds: float | None) -> bool:
+        with self._news:
+            return bool(self._news.wait_for(lambda: self._waiting or self._ended or self.stopped, seconds))
 
     def stop(self) -> None:
         """Let nobody wait any longer."""
