@@ -53,6 +53,15 @@ TTS: dict[str, Any] = {
               "prepend": [], "cross": ["speaker_wavs"]},
     "tts_config": {"audio_delay": 1.28, "second_stream_ahead": 2}, "model_id": {"sig": "tiny", "epoch": 1},
 }  # fmt: skip
+HIBIKI: dict[str, Any] = {
+    **CONFIG, "delays": [0, *[0, *[2] * 7] * 2], "model_type": "hibiki",
+    "conditioners": {"description": {"type": "lut", "lut": {
+        "n_bins": 31, "dim": 16, "tokenizer": "noop",
+        "possible_values": ["very_bad", "bad", "neutral", "good", "very_good"],
+    }}},
+    "fuser": {"cross_attention_pos_emb": False, "cross_attention_pos_emb_scale": 1, "sum": ["description"],
+              "prepend": [], "cross": []},
+}  # fmt: skip
 VOICES = ("anna", "ben")
 """The voices of `tiny-tts`."""
 
@@ -80,6 +89,7 @@ class BuiltIn:
 BUILT_IN: dict[str, BuiltIn] = {
     "tiny": BuiltIn(CONFIG, version=2),
     "tiny-stt": BuiltIn(STT),
+    "tiny-hibiki": BuiltIn(HIBIKI),
     "tiny-helium": BuiltIn(HELIUM),
     "tiny-tts": BuiltIn(TTS, beside=lambda folder: _write_voices(folder / "voices")),
 }
