@@ -120,17 +120,19 @@ def _print_limit(result: dict[str, Any]) -> None:
 def _print_memory(result: dict[str, Any]) -> None:
     print_columns(
         "memory",
-        ("model", "weights", "keys and\nvalues", "active", "peak", "above\nboth", "cache", "process"),
+        ("model", "weights", "keys and\nvalues", "active", "peak", "above\nboth", "cache", "codec", "all"),
         [
             (
                 one["name"],
                 *(human_bytes(one["memory"][key]) for key in ("weights", "keys_and_values", "active", "peak")),
                 f"{100 * one['memory']['over_weights_keys_and_values']:.1f}%",
-                *(human_bytes(one["memory"][key]) for key in ("cache", "process")),
+                human_bytes(one["memory"]["cache"]),
+                human_bytes(sum(one["memory"]["codec"].values())),
+                human_bytes(one["memory"]["process"]),
             )
             for one in result["runs"]
         ],
-        "above both: the peak, beside weights, keys and values; process: with codecs and Python",
+        "above both: the peak, beside weights, keys and values; codec: its processes; all: they and the program's own",
     )
 
 

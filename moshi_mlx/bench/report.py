@@ -19,7 +19,6 @@ from ..checkpoint.choice import PRECISIONS as PUBLISHED
 from ..checkpoint.sizes import STORED_BITS, frame_bytes, window_bytes
 from ..config import MOSHI_7B, LMConfig
 from ..errors import MoshiError
-from ..live.metrics import peak_resident_size
 from ..memory import total_memory
 from ..model.lm import LM
 from ..speed import FRAME_S, predict
@@ -105,8 +104,8 @@ def _series(measured: Measured) -> dict[str, list[Any]]:
     series: dict[str, list[Any]] = {
         f"{stage}_ms": thinned([ms(seconds) for seconds in timing.seconds]) for stage, timing in timings.items()
     }
-    for i, name in enumerate(("active_bytes", "process_bytes")):
-        series[name] = thinned([sample[i] for sample in measured.memory])
+    series["active_bytes"] = thinned([held.arrays for held in measured.memory])
+    series["process_bytes"] = thinned([held.processes for held in measured.memory])
     return series
 
 
@@ -119,7 +118,8 @@ def _memory(measured: Measured, weights: int, base: int) -> dict[str, Any]:
         "peak": peak,
         "cache": mx.get_cache_memory(),
         "over_weights_keys_and_values": round(peak / expected - 1, 4),
-        "process": max((process for _, process in measured.memory), default=peak_resident_size()),
+        "process": max(held.processes for held in measured.memory),
+        "codec": {name: max(getattr(held, name) for held in measured.memory) for name in ("encode", "decode")},
     }
 
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -18,7 +19,7 @@ from mlx.utils import tree_flatten
 from ..config import TEXT_PADDING, LMConfig
 from ..errors import MoshiError
 from ..generator import Generator
-from ..live.metrics import resident_size
+from ..live.metrics import codec_size, resident_size
 from ..live.system import collected_by_hand
 from ..mimi import FRAME_SIZE, Mimi
 from ..model.kv_cache import LayerCache
@@ -41,6 +42,25 @@ Tell = Callable[[str], None]
 """Is told what is going on, for a line on the screen."""
 
 
+class Held(NamedTuple):
+    """Bytes at one moment: MLX's active memory, and the sizes of this process and of the codec's."""
+
+    arrays: int
+    own: int
+    encode: int
+    decode: int
+
+    @staticmethod
+    def now() -> Held:
+        """Ask MLX and the system."""
+        return Held(mx.get_active_memory(), resident_size(), **codec_size())
+
+    @property
+    def processes(self) -> int:
+        """All of them together."""
+        return self.own + self.encode + self.decode
+
+
 @dataclass
 class Measured:
     """What came of one model."""
@@ -57,8 +77,8 @@ class Measured:
     """What frames read of conditions: a vector, and the keys and values of cross-attention."""
     count: Count
     """Of one frame of the language model."""
-    memory: list[tuple[int, int]] = field(default_factory=list)
-    """MLX's active memory and the process's, in bytes, after each frame of the language model."""
+    memory: list[Held] = field(default_factory=list)
+    """After each frame of the language model."""
 
 
 def stages_of(config: LMConfig) -> list[str]:
@@ -128,7 +148,8 @@ def measure(
     with counting() as count:
         line.step()
     middle = (begin + line.generator.position) // 2
-    return Measured(timings, first_frame_s, middle, line.generator.cache_bytes, line.told_bytes, count, line.memory)
+    memory = line.memory or [Held.now()]
+    return Measured(timings, first_frame_s, middle, line.generator.cache_bytes, line.told_bytes, count, memory)
 
 
 def _warm_up(block: Callable[[int], Sequence[float]], frames: int | None) -> int:
@@ -151,9 +172,11 @@ class _Line:
         self.generator = generator
         self.told_bytes = sum(array.nbytes for _, array in tree_flatten(generator.told) if array is not None)
         self.answers: list[list[float]] = []
-        self.memory: list[tuple[int, int]] = []
+        self.memory: list[Held] = []
         self._random = np.random.default_rng(0)
         config = generator.config
+        if codec:
+            codec.prepare(encoder=config.user_codebooks or None, decoder=config.dep_q or None)
         self._encoder = codec.encoder(config.user_codebooks) if codec and config.user_codebooks else None
         self._decoder = codec.decoder(config.dep_q) if codec and config.dep_q else None
         self._starts: list[float] = []
@@ -210,7 +233,7 @@ class _Line:
             start = time.perf_counter()
             self._frame(codes)
             seconds.append(time.perf_counter() - start)
-            self.memory.append((mx.get_active_memory(), resident_size()))
+            self.memory.append(Held.now())
         return seconds
 
     def _pipeline(self, frames: int) -> list[float]:

@@ -22,6 +22,9 @@ def test_every_stage_runs_as_often_as_asked_in_turns(tiny_mimi: Path) -> None:
         assert len(timing.rounds) == ROUNDS
         assert min(timing.seconds) > 0
     assert len(measured.memory) == frames
+    for held in measured.memory:
+        assert min(held.encode, held.decode) > 300_000_000
+        assert held.processes > held.own + 600_000_000
     assert measured.count.waits == 1
     assert measured.position > position
     assert measured.first_frame_s > 0
