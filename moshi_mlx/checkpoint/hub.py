@@ -117,7 +117,7 @@ def find_mimi(model: str, ask: Ask | None = None, progress: bool = False, notify
     """
     how = Fetching(ask, progress, notify or _silence)
     if model in BUILT_IN:
-        return companion(tiny_folder(model), *CODEC)
+        return companion(_sounding(model, tiny_folder(model)), *CODEC)
     if model in SHORT_NAMES:
         model = COMPANIONS
     if _is_path(model):
@@ -125,16 +125,27 @@ def find_mimi(model: str, ask: Ask | None = None, progress: bool = False, notify
         if path.is_file():
             return path
         _local_names(path)
-        return fetch_companion(path, *CODEC, how)
+        return fetch_companion(_sounding(model, path), *CODEC, how)
     repo, revision = _repository(model)
     snapshot = cached_snapshot(repo, revision)
-    if snapshot is not None and (found := companion_here(snapshot, *CODEC)) is not None:
+    if snapshot is not None and (found := companion_here(_sounding(model, snapshot), *CODEC)) is not None:
         return found
     files = list_files(repo, revision)
     config = remote_config(files)
+    _check_sound(model, config)
     wanted = companion_files(repo, config, files, [CODEC], how)
     fetch(wanted, how.ask, how.progress)
     return fetch_small(wanted[0])
+
+
+def _sounding(model: str, folder: Path) -> Path:
+    _check_sound(model, read_config(folder))
+    return folder
+
+
+def _check_sound(model: str, config: LMConfig) -> None:
+    if config.n_q == 0:
+        raise CheckpointError(f"{model} writes text and has no codec")
 
 
 def cached_bits(name: str) -> list[int]:
