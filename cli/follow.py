@@ -44,6 +44,8 @@ class News:
     frames: list[FrameEvent] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     """Sentences for the user, each told once."""
+    standing: list[str] = field(default_factory=list)
+    """Those that are true now, for whoever can take them back."""
 
 
 class View(AbstractContextManager[Any], Protocol):
@@ -105,9 +107,10 @@ class Watch:
         events, waiting = self._conversation.events, self._conversation.duplex.notices
         frames = [events.popleft() for _ in range(len(events))]
         notices = [waiting.get() for _ in range(waiting.qsize())]
-        news = [sentence for sentence in self._standing() if sentence not in self._told]
+        standing = list(self._standing())
+        news = [sentence for sentence in standing if sentence not in self._told]
         self._told.update(news)
-        return News(frames, notices + news)
+        return News(frames, notices + news, standing)
 
     def _standing(self) -> Iterator[str]:
         """What is true from some moment on, and is told at that moment only."""

@@ -80,6 +80,7 @@ class Screen:
         self._paragraphs: deque[Paragraph] = deque(maxlen=PARAGRAPHS)
         self._recent: deque[FrameEvent] = deque(maxlen=RECENT)
         self._notices: deque[tuple[float, str]] = deque(maxlen=3)
+        self._standing: list[str] = []
         self._levels = {"you": FLOOR_DB, "Moshi": FLOOR_DB}
         self._memory, self._memory_due = 0, 0.0
 
@@ -103,7 +104,9 @@ class Screen:
             self._recent.append(event)
             if event.text:
                 self._write(event)
-        self._notices.extend((time.monotonic(), sentence) for sentence in news.notices)
+        self._standing = news.standing
+        passing = [sentence for sentence in news.notices if sentence not in news.standing]
+        self._notices.extend((time.monotonic(), sentence) for sentence in passing)
         self._follow_levels(news.frames)
         self._measure_memory()
         self._live.refresh()
@@ -141,7 +144,7 @@ class Screen:
 
             now = memory()
             # On a GPU of its own the model is not in the process's size, on a Mac it is.
-            self._memory = max(now["rss"], now["mlx_active"])
+            self._memory = max(now["rss"], now["mlx_active"]) + now["codec_rss"]
             self._memory_due = time.monotonic() + 1.0
 
     # Drawing: everything below makes lines of text, from the top down.
@@ -196,13 +199,8 @@ class Screen:
     def _notice_lines(self, console: Console, width: int) -> Iterator[Text]:
         from rich.text import Text
 
-        from moshi_mlx.live.devices import SILENT_MICROPHONE
-
         recent = [sentence for told, sentence in list(self._notices) if time.monotonic() - told < NOTICE_SECONDS]
-        fresh = [sentence for sentence in recent if sentence != SILENT_MICROPHONE]
-        if self._conversation.duplex.stats.silent_microphone:  # as long as it is so, and no longer
-            fresh.append(SILENT_MICROPHONE)
-        for sentence in fresh:
+        for sentence in (*recent, *self._standing):
             for number, line in enumerate(Text(sentence).wrap(console, max(10, width - 4))):
                 yield Text.assemble(("   " if number else " ! ", "bold yellow"), (line.plain.rstrip(), "yellow"))
 

@@ -1,12 +1,16 @@
 """A conversation with Kyutai's moshi_mlx 0.3.0 beside one with ours: same virtual sound card, same random weights.
 
-    python scripts/race_live.py --peer-python peer/bin/python              # time to an answer, and after a stall
-    python scripts/race_live.py --peer-python peer/bin/python --minutes 6  # and who still talks
+    python scripts/race_live.py --peer-python peer/bin/python
 
-How to make the peer's environment: see `moshi-mlx bench --help`; it also needs sounddevice. Its local.py is started by
-peer_live.py and runs as it is. What is measured is captured: a click in the microphone changes what is said, and the
-first frame that differs from a conversation without the click is the answer. The stall: the process that holds the
-peer's language model is stopped for two seconds, ours is made to sleep as long.
+Under twelve minutes, six and a half of them for who still talks in the seventh; wants a machine that has nothing else
+to do. How to make the peer's environment: see `moshi-mlx bench --help`; it also needs sounddevice. Its local.py is
+started by peer_live.py and runs as it is. All is measured from what the sound card captured:
+
+- the answer to a click in silence: conversations of one seed say the same until it is heard, so the first sample that
+  is said in none without a click is the answer. The click falls at the beginning of a frame, the worst moment.
+- the same after a stall: the process that holds the peer's language model is stopped for two seconds, ours is made
+  to sleep as long.
+- minute six: both talk at once, each on a sound card of its own, until 6:10; when the last sound came.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,21 +32,27 @@ from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from jack_room import Room, jack_rooms
-from talk import FADE, FRAME, RATE, slow_down, stages_of, talk
+from talk import FRAME, RATE, slow_down, stages_of, talk
 
 from moshi_mlx.checkpoint.inspect import MIMI, TOKENIZER
 from moshi_mlx.checkpoint.tiny import CONFIG, random_weights, tiny_folder
 from moshi_mlx.config import LMConfig
 from moshi_mlx.moshi import Moshi, load
 
-CLICK = np.random.default_rng(0).uniform(-0.5, 0.5, 480).astype(np.float32)
-CLICK_S, END_S = 8.0, 13.0
-STALL_AT_S, STALL_S = 2.0, 2.0
+CLICK = np.random.default_rng(0).uniform(-0.5, 0.5, 5 * FRAME).astype(np.float32)
+"""Of five frames, so that one that is dropped does not hide it."""
+CLICK_S, END_S, MORE_S = 6.0, 10.5, 3.0
+"""When it comes, when a conversation with it ends, and by how much one without it is longer: it may be behind."""
+STALL_AT_S, STALL_S = 1.5, 2.0
+LONG_S, LONGEST_S, ENDED_S = 370.0, 450.0, 20.0
+"""Of the long one: how long ours talks, how long the peer may, and what silence says that it has ended."""
 START_TIMEOUT_S = 90
+CHUNK = 240  # samples (10 ms) that are looked for as a piece
+NEW = 40  # chunks in a row of which none was said without the click: not a gap or a seam, but an answer
 
 
 def script(click: bool) -> np.ndarray:
-    sound = np.zeros(int(END_S * RATE), np.float32)
+    sound = np.zeros(int((END_S if click else END_S + MORE_S) * RATE), np.float32)
     if click:
         start = int(CLICK_S * RATE)
         sound[start : start + len(CLICK)] = CLICK
@@ -120,30 +130,63 @@ def stop_for_a_while(process: int) -> None:
     os.kill(process, signal.SIGCONT)
 
 
-def first_change(plain: np.ndarray, clicked: np.ndarray) -> float | None:
-    """Seconds from the click to the first block that is not said without it; None when none comes."""
-    usual = {block for _, block in sounding(plain)}
-    return next(
-        (at / RATE - CLICK_S for at, block in sounding(clicked) if at / RATE > CLICK_S and block not in usual), None
-    )
+def answer_s(plain: np.ndarray, clicked: np.ndarray) -> float | None:
+    """Seconds from the click to the first sample that is said without it nowhere; None when none comes."""
+    usual, click = plain.astype(np.float32).tobytes(), int(CLICK_S * RATE)
+    new = first = 0
+    for at in range(click, len(clicked) - CHUNK, CHUNK):
+        chunk = clicked[at : at + CHUNK]
+        if chunk.any():  # silence says nothing
+            new = 0 if position(chunk, usual) is not None else new + 1
+            if new == 1:
+                first = at
+            if new == NEW:
+                return (first + agreeing(plain, usual, clicked, first) - click) / RATE
+    return None
 
 
-def sounding(heard: np.ndarray) -> list[tuple[int, bytes]]:
-    """Where each block that is not silent begins, and its samples but for a fade at its beginning."""
-    blocks = [(start, heard[start + FADE : start + FRAME]) for start in range(0, len(heard) - FRAME, FRAME)]
-    return [(start, block.tobytes()) for start, block in blocks if block.any()]
+def position(piece: np.ndarray, signal: bytes) -> int | None:
+    """Where a piece lies in a signal, bit for bit."""
+    wanted, found = piece.astype(np.float32).tobytes(), -1
+    while (found := signal.find(wanted, found + 1)) >= 0:
+        if found % 4 == 0:
+            return found // 4
+    return None
+
+
+def agreeing(plain: np.ndarray, usual: bytes, clicked: np.ndarray, at: int) -> int:
+    """How many samples from `at` on still go on as they do without the click, after the chunk before."""
+    before = position(clicked[at - CHUNK : at], usual) if clicked[at - CHUNK : at].any() else None
+    if before is None:
+        return 0
+    ours, usually = clicked[at : at + CHUNK], plain[before + CHUNK :][:CHUNK]
+    different = np.flatnonzero(ours[: len(usually)] != usually)
+    return int(different[0]) if len(different) else len(usually)
+
+
+def last_sound_s(heard: np.ndarray) -> float:
+    """When the last sample came that is not silence."""
+    return float(np.flatnonzero(heard)[-1]) / RATE if heard.any() else 0.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", required=True, help="python of the environment that holds moshi_mlx 0.3.0")
-    parser.add_argument(
-        "--minutes", type=float, default=0.0, help="let the peer talk for so long and tell when it ends"
-    )
+    parser.add_argument("--clicks", type=int, default=2, help="measurements of each answer (default: 2)")
+    parser.add_argument("--long", type=float, default=LONG_S, help="seconds of the long conversation; 0: none")
     args = parser.parse_args()
+    began = time.monotonic()
     python = str(Path(args.peer_python).absolute())
     with tempfile.TemporaryDirectory() as name:
-        race(python, checkpoint(Path(name)), args.minutes)
+        folder = checkpoint(Path(name))
+        moshi = load(str(folder))
+        rows = [answers_of(moshi, python, folder, stall, args.clicks) for stall in (False, True)]
+        if args.long:
+            rows.append(minute_six(moshi, python, folder, args.long))
+    print(f"\n{'':36}{'ours':<32}Kyutai's moshi_mlx 0.3.0")
+    for what, ours, theirs in rows:
+        print(f"{what:36}{ours:<32}{theirs}")
+    print(f"measured in {(time.monotonic() - began) / 60:.1f} minutes")
 
 
 def checkpoint(folder: Path) -> Path:
@@ -156,23 +199,47 @@ def checkpoint(folder: Path) -> Path:
     return folder
 
 
-def race(python: str, folder: Path, minutes: float) -> None:
-    if minutes:
-        with jack_rooms("room", period=FRAME) as [room], peer(python, folder):
-            wait_for_voice(room)
-            room.play(np.zeros(int(minutes * 60 * RATE)))
-            while not room.finished():
-                time.sleep(1)
-            heard = sounding(room.heard())
-            print(f"peer: the last sound came {heard[-1][0] / RATE:.1f} s after the first, of {60 * minutes:.0f} s")
-        return
-    moshi = load(str(folder))
-    for stall in (False, True):
-        what = "after a stall of two seconds" if stall else "undisturbed"
-        ours = [hear_ours(moshi, script(click), stall) for click in (False, True)]
-        print(f"{what}: ours answers after {first_change(*ours)} s", flush=True)
-        theirs = [hear_peer(python, folder, script(click), stall) for click in (False, True)]
-        print(f"{what}: peer answers after {first_change(*theirs)} s", flush=True)
+def answers_of(moshi: Moshi, python: str, folder: Path, stall: bool, clicks: int) -> tuple[str, str, str]:
+    """A row: how soon either answers."""
+    hear: list[Callable[[np.ndarray], np.ndarray]] = [
+        lambda sound: hear_ours(moshi, sound, stall),
+        lambda sound: hear_peer(python, folder, sound, stall),
+    ]
+    told = []
+    for side in hear:
+        plain = side(script(click=False))
+        times = [answer_s(plain, side(script(click=True))) for _ in range(clicks)]
+        told.append(", ".join("none came" if time is None else f"{time:.3f} s" for time in times))
+        print(f"{'after a stall' if stall else 'undisturbed'}: {told[-1]}", flush=True)
+    return (f"answers after a stall of {STALL_S:.0f} s" if stall else "answers, undisturbed", told[0], told[1])
+
+
+def minute_six(moshi: Moshi, python: str, folder: Path, seconds: float) -> tuple[str, str, str]:
+    """A row: when the last sound of either came."""
+    with jack_rooms("room", period=FRAME) as [room], peer(python, folder):
+        wait_for_voice(room)
+        room.play(np.zeros(int(LONGEST_S * RATE)))
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as name:
+            take = talk(stages_of(moshi), moshi, np.zeros(int(seconds * RATE), np.float32), Path(name), FRAME)
+        while not room.finished() and time.monotonic() - began < LONGEST_S * seconds / LONG_S:
+            heard = room.heard()
+            if len(heard) / RATE - last_sound_s(heard) > ENDED_S:
+                break
+            time.sleep(1)
+        theirs = room.heard()
+    told = [
+        f"{clock(last_sound_s(heard))}, still talking"
+        if len(heard) / RATE - last_sound_s(heard) < 1
+        else f"{clock(last_sound_s(heard))}, silent since"
+        for heard in (take.heard, theirs)
+    ]
+    dropped = take.summary["dropped_total"]
+    return (f"last sound in a talk of {clock(seconds)}", f"{told[0]} ({dropped} dropped)", told[1])
+
+
+def clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 if __name__ == "__main__":

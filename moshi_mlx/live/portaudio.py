@@ -67,13 +67,15 @@ def close_stream(stream: Any) -> bool:
 
 
 def release(hung: bool = False) -> None:
-    """Shut PortAudio down; the next use of `portaudio()` initialises it and lists the devices of that moment.
+    """Shut PortAudio down if it runs; the next `portaudio()` initialises it and lists the devices of that moment.
 
     Args:
         hung: a stream never closed. Terminating the library would hang too, or abort the process, so it is
             left as it is, also at exit, and a fresh copy takes its place.
     """
-    sounddevice = portaudio()
+    sounddevice = sys.modules.get("sounddevice")
+    if sounddevice is None or not sounddevice._initialized:
+        return
     if hung:
         _hung.append(sounddevice._lib)
         sounddevice._lib = _fresh_copy(sounddevice)

@@ -275,7 +275,7 @@ def test_what_stands_is_told_once_and_frames_are_taken_out(conversation: Convers
     conversation.duplex.stats.input_silence = 5.0
     news = watch.look()
     assert (len(news.frames), news.notices) == (2, ["A notice.", SILENT_MICROPHONE])
-    assert watch.look() == News()
+    assert watch.look() == News(standing=[SILENT_MICROPHONE])
     assert not conversation.events
 
 
