@@ -233,13 +233,13 @@ def describe(summary: dict[str, Any]) -> Iterator[str]:
 
 def describe_sound(sound: dict[str, float]) -> Iterator[str]:
     """What was done to the sound, and what its devices missed: a line for each that happened."""
-    seconds = {name: sound[f"{name}_samples"] / 24_000 for name in ("cut", "inserted", "overrun")}
-    if seconds["cut"] or seconds["inserted"]:
-        yield f"on time    {seconds['cut']:.2f} s of Moshi's voice cut, {seconds['inserted']:.2f} s drawn out"
-    if sound["input_overflows"] or sound["output_underflows"] or sound["overrun_samples"]:
-        yield (
-            f"devices    {sound['input_overflows']:.0f} times the microphone was read too late, "
-            f"{sound['output_underflows']:.0f} times the speaker was fed too late; {seconds['overrun']:.2f} s lost"
-        )
+    cut, inserted, lost = (sound[f"{name}_samples"] / 24_000 for name in ("cut", "inserted", "overrun"))
+    read, fed = int(sound["input_overflows"]), int(sound["output_underflows"])
+    if cut or inserted:
+        yield f"on time    {cut:.2f} s of Moshi's voice cut, {inserted:.2f} s drawn out"
+    if read or fed:
+        yield f"devices    {read} times the microphone was read late, {fed} times the speaker was fed late"
+    if lost:
+        yield f"lost       {lost:.2f} s of the microphone: this process was held up for seconds"
     if sound["drift_samples"]:
         yield f"clocks     the speaker's runs {sound['drift_ppm']:+.0f} ppm against the microphone's: corrected"
