@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=700)
     parser.add_argument("--range", action="store_true")
     args = parser.parse_args()
-    folder = locate(args.model)
+    folder = locate(args.model, companions=False)
     lm = moshi_mlx.load_lm(folder)
     own, user = spoken(args, folder, lm.config)
     text, expected = predict(lm, own, user, None)

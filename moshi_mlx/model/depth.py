@@ -7,6 +7,7 @@ temporal transformer's output and the token before it, and carries no positional
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -79,9 +80,8 @@ class FrameCache:
 
     def __init__(self, config: TransformerConfig, batch: int, dtype: mx.Dtype):
         blank = mx.zeros((batch, 2 * config.num_kv_heads, config.context, config.head_dim), dtype)
-        slots = [mx.array([step]) for step in range(config.context)]
-        mx.eval(blank, slots)
-        self._layers, self._slots = [blank] * config.num_layers, slots
+        mx.eval(blank)
+        self._layers = [copy(blank) for _ in range(config.num_layers)]  # a name each, for what is assigned to a slice
         self._config = config
 
     def attend(self, layer: int, step: int) -> Attend:
@@ -91,8 +91,8 @@ class FrameCache:
         def attend(projected: mx.array) -> mx.array:
             heads = projected.reshape(-1, config.num_heads + 2 * config.num_kv_heads, 1, config.head_dim)
             q, kv = mx.split(heads, [config.num_heads], axis=1)
-            seen = mx.slice_update(self._layers[layer], kv, self._slots[step], axes=(2,))
-            self._layers[layer] = seen
+            seen = self._layers[layer]
+            seen[:, :, step : step + 1] = kv
             if step == 0 and config.kv_repeat == 1:
                 return projected[:, 2 * config.dim :]  # the only value there is takes all the weight
             keys, values = mx.split(seen[:, :, : step + 1], 2, axis=1)
