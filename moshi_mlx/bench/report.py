@@ -25,7 +25,8 @@ from ..speed import FRAME_S, predict
 from .chips import CHIPS, find, probe_gpu_cores
 from .floor import read_bytes
 from .machine import Machine
-from .stages import PIECES, Measured
+from .pieces import PIECES
+from .stages import Measured
 from .timing import ms, thinned
 from .verdict import Standing
 

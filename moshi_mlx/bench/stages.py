@@ -22,15 +22,12 @@ from ..generator import Generator
 from ..live.metrics import codec_size, resident_size
 from ..live.system import collected_by_hand
 from ..mimi import FRAME_SIZE, Mimi
-from ..model.kv_cache import LayerCache
-from ..model.lm import Told
 from ..pipeline import Stages, converse
 from .counting import Count, counting
+from .pieces import PIECES, Pieces
 from .timing import Timing
 
 STAGES = ("encode", "lm", "temporal", "depth", "sampling", "decode", "pipeline")
-PIECES = ("temporal", "depth", "sampling")
-"""Compiled separately."""
 ROUNDS = 5
 FRAMES = 100
 BUDGET_S = 20.0
@@ -189,7 +186,7 @@ class _Line:
         if stage == "lm":
             return self._lm
         if stage in PIECES:
-            return _timed(_Pieces(self.generator).of(stage))
+            return _timed(Pieces(self.generator).of(stage))
         return _timed({"encode": self._encode, "decode": self._decode}[stage])
 
     def codes(self) -> np.ndarray | None:
@@ -264,61 +261,3 @@ def _timed(work: Callable[[], object]) -> Callable[[int], list[float]]:
         return seconds
 
     return block
-
-
-class _Pieces:
-    """The language model's parts at the frame where the conversation stands, each a compiled graph of its own."""
-
-    def __init__(self, generator: Generator):
-        self._generator, self._config = generator, generator.config
-        self._hidden = mx.zeros((1, self._config.transformer.dim), generator.lm.dtype)
-
-    def of(self, piece: str) -> Callable[[], None]:
-        """A function that runs a piece once and waits for it."""
-        return {"temporal": self._temporal, "depth": self._depth, "sampling": self._sampling}[piece]()
-
-    def _temporal(self) -> Callable[[], None]:
-        generator, lm = self._generator, self._generator.lm
-        full = generator.position + 1 >= self._config.transformer.context
-        column = mx.zeros((len(self._hidden), self._config.num_streams), mx.int32)
-
-        @mx.compile
-        def step(
-            column: mx.array, position: mx.array, rings: list[LayerCache], told: Told
-        ) -> tuple[mx.array, list[LayerCache]]:
-            heard = lm.hear(column, position, rings, full, told)
-            return heard.text_logits, heard.cache
-
-        def run() -> None:
-            # Writes the slot that the conversation writes next.
-            logits, generator.rings = step(column, mx.array(generator.position + 1), generator.rings, generator.told)
-            mx.eval(logits)
-
-        return run
-
-    def _depth(self) -> Callable[[], None]:
-        """Each codebook's most likely token, so that nothing is sampled."""
-        lm, text = self._generator.lm, mx.zeros((1,), mx.uint32)
-
-        @mx.compile
-        def step(hidden: mx.array, text: mx.array) -> mx.array:
-            return lm.depformer(hidden, text, lambda _, logits: mx.argmax(logits, axis=-1))[0]
-
-        return lambda: mx.eval(step(self._hidden, text))
-
-    def _sampling(self) -> Callable[[], None]:
-        config, generator = self._config, self._generator
-        text, audio = generator.text_sampling, generator.audio_sampling
-        text_logits = mx.random.normal((1, config.text_card_out)).astype(generator.lm.dtype)
-        audio_logits = mx.random.normal((max(config.dep_q, 1), 1, max(config.card, 1))).astype(generator.lm.dtype)
-
-        @mx.compile
-        def draw(text_logits: mx.array, audio_logits: mx.array, key: mx.array) -> list[mx.array]:
-            text_key, audio_key = mx.random.split(key)
-            noise = audio.noise(audio_logits.shape, audio_key)
-            tokens = [text.draw(text_logits, text.noise(text_logits.shape, text_key))]
-            return tokens + [
-                audio.draw(audio_logits[i], None if noise is None else noise[i]) for i in range(config.dep_q)
-            ]
-
-        return lambda: mx.eval(draw(text_logits, audio_logits, mx.random.key(0)))

@@ -7,7 +7,8 @@ from pathlib import Path
 from tiny_lm import small_lm
 
 from moshi_mlx import Generator
-from moshi_mlx.bench.stages import PIECES, ROUNDS, STAGES, measure
+from moshi_mlx.bench.pieces import PIECES
+from moshi_mlx.bench.stages import ROUNDS, STAGES, measure
 from moshi_mlx.mimi import Mimi
 
 
