@@ -22,8 +22,9 @@ import numpy as np
 
 from moshi_mlx.checkpoint.companions import companion
 from moshi_mlx.checkpoint.formats import Format
-from moshi_mlx.checkpoint.inspect import INDEX, MIMI, TOKENIZER, Checkpoint, inspect
+from moshi_mlx.checkpoint.inspect import MIMI, TOKENIZER, Checkpoint, inspect
 from moshi_mlx.checkpoint.names import is_condition, module_of, published_shapes, tensor_of
+from moshi_mlx.checkpoint.weight_files import INDEX
 from moshi_mlx.errors import CheckpointError, MoshiError
 from moshi_mlx.memory import free_disk, human_bytes
 

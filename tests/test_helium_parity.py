@@ -16,9 +16,10 @@ from safetensors.numpy import save_file
 
 from moshi_mlx import LM, CheckpointError, Generator, MoshiError, Sampling, generator, load_lm
 from moshi_mlx.bench.counting import counting
-from moshi_mlx.checkpoint.inspect import inspect, read_config, usual_weights
+from moshi_mlx.checkpoint.inspect import inspect, read_config
 from moshi_mlx.checkpoint.names import published_shapes
 from moshi_mlx.checkpoint.sources import find_sources
+from moshi_mlx.checkpoint.weight_files import usual_weights
 from moshi_mlx.config import LMConfig
 from moshi_mlx.generator import stretches
 from moshi_mlx.helium import HELIUM_2B

@@ -19,8 +19,9 @@ from .companions import CODEC, COMPANIONS, companion, companion_files, companion
 from .download import Ask, Fetching, Notify, RemoteFile, cached_snapshot, fetch, fetch_small, list_files
 from .helium import preset
 from .hub_errors import OfflineError
-from .inspect import INDEX, WEIGHTS, read_config, read_shards, usual_weights
+from .inspect import read_config
 from .tiny import BUILT_IN, tiny_folder
+from .weight_files import INDEX, WEIGHTS, read_shards, usual_weights
 
 SHORT_NAMES = ("moshiko", "moshika")
 

@@ -5,7 +5,6 @@ Bits and group sizes follow from the shapes in the file, never from a flag.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,14 +16,13 @@ from ..config import LMConfig
 from ..economy import Economy
 from ..errors import CheckpointError
 from .formats import FLOAT_MODES, Format, check_declared
-from .helium import HELIUM_WEIGHTS, preset
+from .helium import preset
 from .names import Shape, Source, matrices, published_shapes
 from .sources import Sources, find_sources, vocabulary
+from .weight_files import weight_files
 
 UNFINISHED = ".partial"
 """Ends the name of a folder that is still being written."""
-INDEX = "model.safetensors.index.json"
-WEIGHTS = ("model.safetensors", "model.q8.safetensors", "model.q4.safetensors")
 MIMI = "tokenizer-e351c8d8-checkpoint125.safetensors"
 TOKENIZER = "tokenizer_spm_32k_3.model"
 
@@ -127,7 +125,7 @@ def read_folder(folder: Path) -> Checkpoint:
     if folder.name.endswith(UNFINISHED):
         raise CheckpointError(f"{folder} is unfinished: repeat the command that was writing it, with --resume")
     config = read_config(folder)
-    files = _weight_files(folder, config)
+    files = weight_files(folder, config)
     return Checkpoint(folder, config, files, gather(map(read_header, files)))
 
 
@@ -141,48 +139,6 @@ def read_config(folder: Path) -> LMConfig:
     if path.is_file():
         return LMConfig.from_file(path)
     return LMConfig.from_dict(preset({file.name for file in folder.iterdir()}))
-
-
-def usual_weights(names: Collection[str]) -> list[str]:
-    """Which of the weight files that are there by their usual names: one of Helium's, all of Moshi's."""
-    helium = [name for name in HELIUM_WEIGHTS if name in names]
-    return helium[:1] or [name for name in WEIGHTS if name in names]
-
-
-def _weight_files(folder: Path, config: LMConfig) -> tuple[Path, ...]:
-    named = config.raw.get("moshi_name")
-    if named is not None and not isinstance(named, str):
-        raise CheckpointError(f"{folder}/config.json: 'moshi_name' is {named!r}, and must name a file")
-    if named:
-        return _present([folder / named.rsplit("/", 1)[-1]])
-    if (folder / INDEX).exists():
-        return _present(folder / name for name in read_shards(folder / INDEX))
-    found = [folder / name for name in usual_weights({file.name for file in folder.iterdir()})]
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise CheckpointError(
-            f"{folder} holds several checkpoints ({names}); name one with 'moshi_name' in config.json"
-        )
-    if not found:
-        raise CheckpointError(f"{folder} holds no weights: none of {', '.join(WEIGHTS)} or {INDEX} is there")
-    return tuple(found)
-
-
-def _present(files: Iterable[Path]) -> tuple[Path, ...]:
-    files = tuple(files)
-    for file in files:
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing; download the checkpoint again")
-    return files
-
-
-def read_shards(index: Path) -> list[str]:
-    """File names of the shards that an index lists; raises CheckpointError when it is none."""
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return sorted(str(name).rsplit("/", 1)[-1] for name in names)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{index} is not a safetensors index ({error}); download it again") from None
 
 
 def gather(headers: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:

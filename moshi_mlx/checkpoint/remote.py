@@ -12,7 +12,8 @@ from ..errors import CheckpointError
 from .download import Notify, RemoteFile, list_files
 from .hub import SHORT_NAMES, Repository, remote_config, remote_weights, whereabouts
 from .hub_errors import hub_sentences
-from .inspect import INDEX, Checkpoint, Tensor, gather, read_config, read_folder
+from .inspect import Checkpoint, Tensor, gather, read_config, read_folder
+from .weight_files import INDEX
 
 
 def look(model: str, bits: int | None = None, notify: Notify | None = None) -> Checkpoint:

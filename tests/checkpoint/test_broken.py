@@ -15,8 +15,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from moshi_mlx.checkpoint.inspect import INDEX, MIMI, TOKENIZER
+from moshi_mlx.checkpoint.inspect import MIMI, TOKENIZER
 from moshi_mlx.checkpoint.tiny import random_weights, tiny_folder
+from moshi_mlx.checkpoint.weight_files import INDEX
 from moshi_mlx.cli.main import main
 from moshi_mlx.config import LMConfig
 

@@ -19,8 +19,9 @@ from hub_server import COMMIT, Hub, serving
 from moshi_mlx.checkpoint.choice import choose_bits
 from moshi_mlx.checkpoint.companions import companion
 from moshi_mlx.checkpoint.hub import locate
-from moshi_mlx.checkpoint.inspect import INDEX, MIMI, TOKENIZER
+from moshi_mlx.checkpoint.inspect import MIMI, TOKENIZER
 from moshi_mlx.checkpoint.tiny import CONFIG
+from moshi_mlx.checkpoint.weight_files import INDEX
 from moshi_mlx.errors import CheckpointError, MoshiError
 
 MB = 1_000_000
