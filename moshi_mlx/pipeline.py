@@ -32,8 +32,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def _untold(stage: str, start: float, seconds: float) -> None:
-    pass
+def untold(stage: str, start: float, seconds: float) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Stages:
     """None where nothing is said."""
     script: deque[int] = field(default_factory=deque)
     """Text tokens still to be forced: a greeting."""
-    on_time: OnTime = _untold
+    on_time: OnTime = untold
 
     @staticmethod
-    def of(moshi: Moshi, generator: Generator, greeting: str | None = None, on_time: OnTime = _untold) -> Stages:
+    def of(moshi: Moshi, generator: Generator, greeting: str | None = None, on_time: OnTime = untold) -> Stages:
         """Stages for a model that converses.
 
         Raises:
@@ -93,6 +93,11 @@ class Stages:
         if codes is None or decoder is None:
             return np.zeros(FRAME_SIZE, np.float32)
         return self._timed("decode", lambda: decoder.decode(codes))
+
+    @property
+    def codec_restarts(self) -> int:
+        """How often a process of the codec was killed and another one went on, each time after a short break."""
+        return self.encoder.restarts + (self.decoder.restarts if self.decoder is not None else 0)
 
     def warm_up(self) -> None:
         """Whatever must happen before the first sound. Codec and language model are ready when they are made."""
