@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .checkpoint.load import load_lm
     from .errors import AudioError, CheckpointError, ConfigError, DeviceError, MoshiError
     from .generator import Frame, Generator
+    from .guidance import Guidance
+    from .model.conditions import Conditions, TensorCondition
     from .model.lm import LM
     from .moshi import Moshi, load
     from .sampling import Sampling
@@ -25,13 +27,16 @@ __all__ = [
     "LM",
     "AudioError",
     "CheckpointError",
+    "Conditions",
     "ConfigError",
     "DeviceError",
     "Frame",
     "Generator",
+    "Guidance",
     "Moshi",
     "MoshiError",
     "Sampling",
+    "TensorCondition",
     "__version__",
     "load",
     "load_lm",
@@ -39,10 +44,13 @@ __all__ = [
 
 _HOMES = {
     "LM": "model.lm",
+    "Conditions": "model.conditions",
     "Frame": "generator",
     "Generator": "generator",
+    "Guidance": "guidance",
     "Moshi": "moshi",
     "Sampling": "sampling",
+    "TensorCondition": "model.conditions",
     "load": "moshi",
     "load_lm": "checkpoint.load",
 }
