@@ -65,11 +65,12 @@ class JackServer:
         raise RuntimeError(f"jackd did not start: {' '.join(self._command)}")
 
     def _starts(self) -> bool:
-        quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen(self._command, **quiet)
+        quiet = subprocess.DEVNULL
+        process = self._process = subprocess.Popen(self._command, stdout=quiet, stderr=quiet)
+        ask = ["jack_lsp", "-s", self.name]
         deadline = time.monotonic() + START_SECONDS
-        while self._process.poll() is None and time.monotonic() < deadline:
-            if subprocess.run(["jack_lsp", "-s", self.name], env=self.environment, **quiet).returncode == 0:
+        while process.poll() is None and time.monotonic() < deadline:
+            if subprocess.run(ask, env=self.environment, stdout=quiet, stderr=quiet, check=False).returncode == 0:
                 return True
             time.sleep(0.05)
         return False

@@ -84,15 +84,8 @@ def test_it_goes_on_for_minutes(minutes: int, tmp_path: Path) -> None:
     def during(conversation: Conversation, seconds: float) -> None:
         began[:] = [time.perf_counter() - seconds]
         if not memory or seconds - memory[-1].at >= SAMPLE_EVERY_S:
-            memory.append(
-                Memory(
-                    seconds,
-                    conversation.duplex.stats.frames_out,
-                    resident_size(),
-                    *codec_size().values(),
-                    mx.get_active_memory(),
-                )
-            )
+            frames, arrays = conversation.duplex.stats.frames_out, mx.get_active_memory()
+            memory.append(Memory(seconds, frames, resident_size(), arrays=arrays, **codec_size()))
 
     noise = np.random.default_rng(0).normal(0, 0.05, minutes * 60 * RATE).astype(np.float32)
     with Watcher() as watcher:
