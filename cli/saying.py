@@ -89,10 +89,12 @@ class Saying:
         speech: what `say` speaks.
         feed: its text.
         show_text: show words as they are said.
+        quiet: show nothing at all, for the text is being typed there.
     """
 
-    def __init__(self, speech: Speech, feed: TextFeed, show_text: bool):
-        self._speech, self._feed, self._answering = speech, feed, Answering(show_text)
+    def __init__(self, speech: Speech, feed: TextFeed, show_text: bool, quiet: bool):
+        self._speech, self._feed = speech, feed
+        self._answering, self._quiet = Answering(show_text and not quiet), quiet
         self._began, self._frames = time.perf_counter(), 0
         self._first_sound: float | None = None
 
@@ -100,7 +102,8 @@ class Saying:
         """Put out all that is said and show its words; Ctrl-C ends it, and what was said until then is kept."""
         try:
             with stopped_by_signals(self._feed.stop):
-                for said in self._answering.progress(saying, None, "speaking"):
+                shown = saying if self._quiet else self._answering.progress(saying, None, "speaking")
+                for said in shown:
                     self._mark()
                     sink.write(said.samples)
                     self._answering.say("".join(f"{word} " for word in said.words))

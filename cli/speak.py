@@ -218,7 +218,8 @@ def speak(
         knows_speakers = SPEAKER in moshi.config.conditioners
         reader = ScriptReader(moshi.text, len(voices) > 1, knows_speakers, manner.padding_between)
         feed = TextFeed(text, reader, speech.feeder, by_line=args.output is None)
-        saying = Saying(speech, feed, show_text=sys.stdout.isatty() and not args.json)
+        typed = args.file is None and args.text in (None, STDIN) and sys.stdin.isatty()
+        saying = Saying(speech, feed, show_text=sys.stdout.isatty() and not args.json, quiet=typed)
         with LiveSink(args.speaker) if args.output is None else FileSink(args.output) as sink:
             saying.run(say(speech, feed, decoder, sink.patience), sink)
     where = None if args.output is None else str(args.output)
