@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import mlx.core as mx
 import numpy as np
@@ -167,7 +167,8 @@ class _Line:
 
     def __init__(self, generator: Generator, codec: Mimi | None):
         self.generator = generator
-        self.told_bytes = sum(array.nbytes for _, array in tree_flatten(generator.told) if array is not None)
+        told = cast("list[tuple[str, mx.array | None]]", tree_flatten(generator.told))
+        self.told_bytes = sum(array.nbytes for _, array in told if array is not None)
         self.answers: list[list[float]] = []
         self.memory: list[Held] = []
         self._random = np.random.default_rng(0)
