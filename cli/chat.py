@@ -221,8 +221,10 @@ def describe(summary: dict[str, Any]) -> Iterator[str]:
             yield f"           {count} because {why}"
     yield f"underruns  {summary['underruns']}"
     yield from describe_sound(summary["sound"])
-    arrays, process = (human_bytes(summary["memory"][peak]) for peak in ("mlx_peak", "peak_rss"))
-    yield f"memory     {arrays} of arrays, {process} of process, at most"
+    arrays, process, codec = (human_bytes(summary["memory"][key]) for key in ("mlx_peak", "peak_rss", "codec_rss"))
+    yield f"memory     {arrays} of arrays, {process} of process at most, {codec} of codec"
+    if summary["codec_restarts"]:
+        yield f"codec      started again {summary['codec_restarts']} times, because a process of it was killed"
     if summary["devices_reopened"]:
         yield f"devices    opened again {summary['devices_reopened']} times"
     if summary["echo_reduction_db"] is not None:

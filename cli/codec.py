@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moshi_mlx.cli.common import check_places, note
+from moshi_mlx.cli.common import KILLED, check_places, note
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,6 +66,7 @@ def _encode(args: argparse.Namespace) -> int:
     _report(
         args,
         codes,
+        encoder.restarts,
         {
             "clipped_samples": encoder.clipped_samples,
             "mended_samples": reader.mended_samples + encoder.mended_samples,
@@ -102,7 +103,7 @@ def _decode(args: argparse.Namespace) -> int:
         for column in progress(codes.tokens.T, codes.frames, "decoding"):
             wav.write(decoder.decode(column)[:left])
             left -= FRAME_SIZE
-    _report(args, codes, {})
+    _report(args, codes, decoder.restarts, {})
     return 0
 
 
@@ -116,7 +117,7 @@ def _mimi(args: argparse.Namespace, codebooks: int) -> Mimi:
     return Mimi(find_mimi(args.model, notify=note), codebooks)
 
 
-def _report(args: argparse.Namespace, codes: Codes, counts: dict[str, int]) -> None:
+def _report(args: argparse.Namespace, codes: Codes, restarts: int, counts: dict[str, int]) -> None:
     from moshi_mlx.mimi import BIT_RATE_PER_CODEBOOK
 
     summary = {
@@ -127,6 +128,7 @@ def _report(args: argparse.Namespace, codes: Codes, counts: dict[str, int]) -> N
         "codebooks": codes.codebooks,
         "bits_per_second": BIT_RATE_PER_CODEBOOK * codes.codebooks,
         "bytes": Path(args.output).stat().st_size,
+        "codec_restarts": restarts,
         **counts,
     }
     if args.json:
@@ -139,3 +141,5 @@ def _report(args: argparse.Namespace, codes: Codes, counts: dict[str, int]) -> N
     for name, count in counts.items():
         if count:
             print(f"{count} {name.replace('_', ' ')} in the input")
+    if restarts:
+        note(f"{restarts} {KILLED}")

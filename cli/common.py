@@ -24,6 +24,10 @@ def note(message: str) -> None:
     print(f"moshi-mlx: {message}", file=sys.stderr)
 
 
+KILLED = "times a process of the codec was killed: after each the sound is for a short while not what it would be"
+"""What befell, after how often."""
+
+
 def add_model_arguments(parser: argparse.ArgumentParser, default: str = "moshiko") -> None:
     """--model and -q, as every command that runs a model has them."""
     parser.add_argument(

@@ -15,6 +15,7 @@ from moshi_mlx.errors import MoshiError
 from moshi_mlx.tasks.kinds import Kind
 
 from .common import (
+    KILLED,
     add_model_arguments,
     add_sampling_arguments,
     check_places,
@@ -122,6 +123,7 @@ def answer(args: argparse.Namespace, reader: AudioReader, show_text: bool) -> di
         "words": [{"text": w.text, "start": w.start, "end": w.end} for w in monologue.words],
         "mended_samples": reader.mended_samples,
         "clipped_samples": stages.encoder.clipped_samples,
+        "codec_restarts": stages.codec_restarts,
         "model": str(args.model),
         "precision": moshi.checkpoint.precision,
         "seed": args.seed,
@@ -148,6 +150,7 @@ def print_report(report: dict[str, Any]) -> None:
     for count, what in (
         (report["mended_samples"], "samples of the input were no numbers, and were taken for silence"),
         (report["clipped_samples"], "samples of the input were beyond full scale, and were cut"),
+        (report["codec_restarts"], KILLED),
     ):
         if count:
             note(f"{count} {what}")

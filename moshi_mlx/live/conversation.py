@@ -167,6 +167,7 @@ class Conversation:
             "underruns": stats.speaker.underruns,
             "discarded_samples": stats.speaker.discarded_samples,
             "devices_reopened": stats.reopened,
+            "codec_restarts": self.stages.codec_restarts,
             "sound": self.duplex.stats.sound(),
             "echo_reduction_db": None if self.echo is None else self.echo.reduction_db,
             "recording": None if self.recording is None else str(self.recording.path),
