@@ -14,7 +14,7 @@ from moshi_mlx.bench.counting import counting
 from moshi_mlx.model import kernels
 from moshi_mlx.model.kv_cache import capacities
 
-GREEDY = {"text_sampling": Sampling(temp=0), "audio_sampling": Sampling(temp=0)}
+GREEDY: dict[str, Any] = {"text_sampling": Sampling(temp=0), "audio_sampling": Sampling(temp=0)}
 
 
 def user_codes(steps: int, seed: int = 0, batch: int | None = None) -> np.ndarray:

@@ -19,7 +19,7 @@ from moshi_mlx.model import kernels
 from moshi_mlx.model.conditions import TensorCondition
 from moshi_mlx.model.layers import Embedding, TwoStreamEmbedding
 
-GREEDY = {"text_sampling": Sampling(temp=0), "audio_sampling": Sampling(temp=0)}
+GREEDY: dict[str, Any] = {"text_sampling": Sampling(temp=0), "audio_sampling": Sampling(temp=0)}
 SPEAKING: dict[str, Any] = {
     "n_q": 4, "dep_q": 4, "delays": [0, 0, 2, 2, 2], "demux_second_stream": True, "cross_attention": True,
     "depformer_low_rank_embeddings": 32,
