@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint.load import load_lm
+    from .economy import Economy
     from .errors import AudioError, CheckpointError, ConfigError, DeviceError, MoshiError
     from .generator import Frame, Generator
     from .guidance import Guidance
@@ -30,6 +31,7 @@ __all__ = [
     "Conditions",
     "ConfigError",
     "DeviceError",
+    "Economy",
     "Frame",
     "Generator",
     "Guidance",
@@ -45,6 +47,7 @@ __all__ = [
 _HOMES = {
     "LM": "model.lm",
     "Conditions": "model.conditions",
+    "Economy": "economy",
     "Frame": "generator",
     "Generator": "generator",
     "Guidance": "guidance",
