@@ -3,16 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from io import TextIOWrapper
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from moshi_mlx.errors import MoshiError
 from moshi_mlx.tasks.kinds import Kind
 
 from .common import (
@@ -25,223 +16,48 @@ from .common import (
     note,
 )
 from .economy import add_economy_arguments
-
-if TYPE_CHECKING:
-    from types import FrameType
-
-    from moshi_mlx.live.conversation import Conversation
-    from moshi_mlx.live.devices import Device
-    from moshi_mlx.live.echo_switch import EchoSwitch
-    from moshi_mlx.moshi import Moshi
-
-    from .follow import View
+from .live import (
+    add_sound_arguments,
+    check_block_size,
+    choose_echo,
+    choose_view,
+    find_speaker,
+    make_conversation,
+    report,
+    stopped_by_signals,
+)
 
 HELP = "talk with Moshi through the microphone and the speaker"
 EXAMPLE = "moshi-mlx chat --record recordings"
-
-BLOCK_SIZES = range(32, 9601)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `chat`."""
     add_model_arguments(parser)
     add_economy_arguments(parser)
-    sound = parser.add_argument_group("sound")
-    sound.add_argument("-i", "--input", metavar="DEVICE", help="microphone, by number or name (see moshi-mlx devices)")
-    sound.add_argument("-o", "--output", metavar="DEVICE", help="speaker, by number or name")
-    sound.add_argument(
-        "--block-size",
-        type=int,
-        default=480,
-        metavar="SAMPLES",
-        help="per audio callback; less answers sooner, more is safer (default: %(default)s, 20 ms)",
-    )
-    sound.add_argument(
-        "--echo-cancellation",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="take Moshi's voice out of the microphone (default: where livekit is installed and the speaker is no "
-        "headphones)",
-    )
-    sound.add_argument(
-        "--record", metavar="DIR", type=Path, help="keep both sides, the words and a trace in a new folder there"
-    )
+    add_sound_arguments(parser, "-o", "--output")
     add_sampling_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object per frame, and the summary last")
 
 
 def run(args: argparse.Namespace) -> int:
     """Converse until Ctrl-C or q; returns the exit code."""
+    from moshi_mlx.pipeline import Stages
+
     from .display import status
     from .follow import follow
 
-    if args.block_size not in BLOCK_SIZES:
-        least, most = BLOCK_SIZES[0], BLOCK_SIZES[-1]
-        raise MoshiError(f"--block-size must lie between {least} and {most} samples, not {args.block_size}")
+    check_block_size(args.block_size)
     check_kind(args, Kind.CONVERSE)
     echo = choose_echo(args.echo_cancellation, find_speaker(args))
     note(f"loading {args.model}")
     make_sampling(args)  # a wrong flag shows before gigabytes are looked at
     moshi = load_model(args, Kind.CONVERSE, codec_ahead=True)
     with status("warming up"):
-        conversation = make_conversation(args, moshi, echo)
+        stages = Stages.of(moshi, make_generator(moshi, args), args.greeting)
+        conversation = make_conversation(args, moshi, stages, echo)
     view = choose_view(conversation, args)
     with stopped_by_signals(conversation.stop), follow(conversation, view):
         summary = conversation.run()
     report(conversation, summary, args.json)
     return 0
-
-
-def find_speaker(args: argparse.Namespace) -> Device:
-    """The speaker that will be used, after a look at both devices: a wrong name shows before a model is loaded.
-
-    Raises:
-        DeviceError: there is no such device.
-    """
-    from moshi_mlx.live import portaudio
-    from moshi_mlx.live.devices import choose
-
-    choose(args.input, "input")
-    speaker = choose(args.output, "output")
-    portaudio.release()  # it lists devices once: what is plugged in while the model loads shall be seen
-    return speaker
-
-
-def choose_echo(wanted: bool | None, speaker: Device) -> EchoSwitch | None:
-    """What cancels echo, or None; a note tells which and why. Left to itself it follows the speaker.
-
-    Raises:
-        MoshiError: it was asked for and is not installed.
-    """
-    from moshi_mlx.live.echo import EchoCanceller, available
-    from moshi_mlx.live.echo_switch import EchoSwitch
-
-    if wanted is False:
-        note("echo cancellation is off, as you asked: wear headphones, or Moshi will hear itself")
-        return None
-    if wanted is None and not available():
-        note(
-            "echo cancellation is off, and without headphones Moshi will hear itself: livekit is not installed "
-            "(pip install 'moshi-mac[aec]')"
-        )
-        return None
-    echo = EchoSwitch(EchoCanceller(), always=wanted is True)
-    echo.hear(speaker)
-    note(echo.sentence())
-    return echo
-
-
-def make_conversation(args: argparse.Namespace, moshi: Moshi, echo: EchoSwitch | None) -> Conversation:
-    """The conversation that the flags ask for, ready to run."""
-    from moshi_mlx.live.conversation import Conversation
-    from moshi_mlx.live.recording import Recording
-    from moshi_mlx.pipeline import Stages
-
-    return Conversation(
-        moshi,
-        Stages.of(moshi, make_generator(moshi, args), args.greeting),
-        input=args.input,
-        output=args.output,
-        block_size=args.block_size,
-        echo=echo,
-        recording=Recording(args.record) if args.record else None,
-    )
-
-
-def choose_view(conversation: Conversation, args: argparse.Namespace) -> View:
-    """The screen on a terminal; elsewhere plain text, or JSON."""
-    from .follow import JsonView, PlainView
-
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # Moshi's words may hold what a terminal's encoding does not
-    if args.json:
-        return JsonView(conversation)
-    if not sys.stdout.isatty():
-        return PlainView()
-    from rich.console import Console
-
-    from .screen import Screen
-
-    console = Console()
-    if console.is_dumb_terminal:
-        return PlainView()
-    name = Path(args.model).name or args.model
-    return Screen(conversation, f"{name} {conversation.moshi.checkpoint.precision}", console)
-
-
-@contextmanager
-def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """While the context lasts Ctrl-C, `kill` and a closed terminal call `stop`; a second one interrupts at once."""
-    asked = False
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        stop()
-
-    heeded = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-        heeded.append(signal.SIGHUP)
-    before = {number: signal.signal(number, on_signal) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def report(conversation: Conversation, summary: dict[str, Any], as_json: bool) -> None:
-    """The figures: the last line of JSON, or lines for a person, on stderr where stdout is no terminal."""
-    if as_json:
-        print(json.dumps(summary))
-        return
-    to = sys.stdout if sys.stdout.isatty() else sys.stderr
-    print("\n".join(["", *describe(summary)]), file=to)
-    if conversation.recording is not None and conversation.recording.problem is not None:
-        note(conversation.recording.problem)
-
-
-def describe(summary: dict[str, Any]) -> Iterator[str]:
-    """The summary in lines."""
-    from moshi_mlx.memory import human_bytes
-
-    from .screen import clock
-
-    yield f"{clock(summary['seconds'])} of conversation, {summary['frames']:,} frames of 80 ms"
-    yield ""
-    yield "".join(f"{head:>10}" for head in ("ms", "p50", "p95", "p99", "max"))
-    for stage, times in summary["stages"].items():
-        yield f"{stage:>10}" + "".join(f"{times[f'{key}_ms']:>10.1f}" for key in ("p50", "p95", "p99", "max"))
-    yield ""
-    yield f"dropped    {summary['dropped_total']} frames"
-    for why, count in summary["dropped"].items():
-        if count:
-            yield f"           {count} because {why}"
-    yield f"underruns  {summary['underruns']}"
-    yield from describe_sound(summary["sound"])
-    arrays, process, codec = (human_bytes(summary["memory"][key]) for key in ("mlx_peak", "peak_rss", "codec_rss"))
-    yield f"memory     {arrays} of arrays, {process} of process at most, {codec} of codec"
-    if summary["codec_restarts"]:
-        yield f"codec      started again {summary['codec_restarts']} times, because a process of it was killed"
-    if summary["devices_reopened"]:
-        yield f"devices    opened again {summary['devices_reopened']} times"
-    if summary["echo_reduction_db"] is not None:
-        yield f"echo       reduced by {summary['echo_reduction_db']:.0f} dB"
-    if summary["recording"] is not None:
-        yield f"recording  {summary['recording']}"
-
-
-def describe_sound(sound: dict[str, float]) -> Iterator[str]:
-    """What was done to the sound, and what its devices missed: a line for each that happened."""
-    cut, inserted, lost = (sound[f"{name}_samples"] / 24_000 for name in ("cut", "inserted", "overrun"))
-    read, fed = int(sound["input_overflows"]), int(sound["output_underflows"])
-    if cut or inserted:
-        yield f"on time    {cut:.2f} s of Moshi's voice cut, {inserted:.2f} s drawn out"
-    if read or fed:
-        yield f"devices    {read} times the microphone was read late, {fed} times the speaker was fed late"
-    if lost:
-        yield f"lost       {lost:.2f} s of the microphone: this process was held up for seconds"
-    if sound["drift_samples"]:
-        yield f"clocks     the speaker's runs {sound['drift_ppm']:+.0f} ppm against the microphone's: corrected"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from moshi_mlx.tasks.kinds import Kind
 
-from .chat import stopped_by_signals
 from .common import check_kind, check_target, load_model, note, write_text
 from .follow import PAUSE_SECONDS, News, follow, put
+from .live import stopped_by_signals
 from .transcripts import in_format, words_lines
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .chat import stopped_by_signals
 from .common import note
 from .display import Answering
+from .live import stopped_by_signals
 
 if TYPE_CHECKING:
     import numpy as np

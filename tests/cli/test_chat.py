@@ -20,7 +20,7 @@ import terminal
 from jack_room import MISSING, Room, jack_rooms
 from terminal import Terminal
 
-from moshi_mlx.cli import chat
+from moshi_mlx.cli import chat, live
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.live.devices import SILENT_MICROPHONE, Device
 from moshi_mlx.live.echo import available
@@ -312,7 +312,7 @@ def speaker(name: str) -> Device:
 def test_echo_cancellation_is_on_unless_headphones_are_worn(
     wanted: bool | None, name: str, on: bool, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    echo = chat.choose_echo(wanted, speaker(name))
+    echo = live.choose_echo(wanted, speaker(name))
     assert (echo is not None and echo.on) is on
     (note,) = capsys.readouterr().err.splitlines()
     assert note.startswith(f"moshi-mlx: echo cancellation is {'on' if on else 'off'}")
@@ -323,10 +323,10 @@ def test_without_livekit_echo_cancellation_is_off_and_asking_for_it_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("moshi_mlx.live.echo.available", lambda: False)
-    assert chat.choose_echo(None, speaker("MacBook Pro Speakers")) is None
+    assert live.choose_echo(None, speaker("MacBook Pro Speakers")) is None
     assert "pip install 'moshi-mac[aec]'" in capsys.readouterr().err
     with pytest.raises(MoshiError, match="livekit, which is not installed"):
-        chat.choose_echo(True, speaker("MacBook Pro Speakers"))
+        live.choose_echo(True, speaker("MacBook Pro Speakers"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -335,7 +335,7 @@ def test_a_second_signal_interrupts_at_once(number: signal.Signals) -> None:
     before, stopped = signal.getsignal(number), []
 
     def twice() -> None:
-        with chat.stopped_by_signals(lambda: stopped.append(number)):
+        with live.stopped_by_signals(lambda: stopped.append(number)):
             os.kill(os.getpid(), number)
             assert stopped == [number]
             os.kill(os.getpid(), number)
@@ -350,7 +350,7 @@ def test_a_second_signal_interrupts_at_once(number: signal.Signals) -> None:
 def test_nohup_is_respected() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with chat.stopped_by_signals(pytest.fail):
+        with live.stopped_by_signals(pytest.fail):
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
