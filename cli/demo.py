@@ -8,7 +8,8 @@ import sys
 from importlib.resources import as_file, files
 
 from .common import check_target, path
-from .run import answer, print_report
+from .replies import print_report
+from .run import answer
 
 HELP = "let the built-in model answer two seconds of speech, without a download"
 EXAMPLE = "moshi-mlx demo"
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(report))
         return 0
     print(f"The reply is in {args.output.resolve()}: you on the left, Moshi on the right.")
-    print_report(report)
+    print_report(report["output"], report)
     if sys.platform == "darwin":
         print(f"Listen to it: afplay '{args.output}'")
     print("Next: moshi-mlx run --model moshiko IN.wav OUT.wav (downloads Moshi), or moshi-mlx --help")
