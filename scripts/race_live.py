@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -172,7 +173,7 @@ def last_sound_s(heard: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", required=True, help="python of the environment that holds moshi_mlx 0.3.0")
-    parser.add_argument("--clicks", type=int, default=2, help="measurements of each answer (default: 2)")
+    parser.add_argument("--clicks", type=int, default=2, help="measurements of each answer (default: 2); 0: none")
     parser.add_argument("--long", type=float, default=LONG_S, help="seconds of the long conversation; 0: none")
     args = parser.parse_args()
     began = time.monotonic()
@@ -180,7 +181,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = checkpoint(Path(name))
         moshi = load(str(folder))
-        rows = [answers_of(moshi, python, folder, stall, args.clicks) for stall in (False, True)]
+        rows = [answers_of(moshi, python, folder, stall, args.clicks) for stall in (False, True) if args.clicks]
         if args.long:
             rows.append(minute_six(moshi, python, folder, args.long))
     print(f"\n{'':36}{'ours':<32}Kyutai's moshi_mlx 0.3.0")
@@ -215,27 +216,35 @@ def answers_of(moshi: Moshi, python: str, folder: Path, stall: bool, clicks: int
 
 
 def minute_six(moshi: Moshi, python: str, folder: Path, seconds: float) -> tuple[str, str, str]:
-    """A row: when the last sound of either came."""
+    """A row: when the last sound of either came. The peer's sound card is that of a process of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name) / "peer.npy"
+        other = multiprocessing.get_context("spawn").Process(target=talk_long, args=(python, folder, seconds, place))
+        other.start()
+        silence = np.zeros(int(seconds * RATE), np.float32)
+        take = talk(stages_of(moshi), moshi, silence, Path(name), FRAME)
+        other.join()
+        theirs = np.load(place)
+    told = (f"{last_told(take.heard)} ({take.summary['dropped_total']} dropped)", last_told(theirs))
+    return (f"last sound in a talk of {clock(seconds)}", *told)
+
+
+def talk_long(python: str, folder: Path, seconds: float, place: Path) -> None:
+    """Let the peer talk for so long, and longer where it is behind, until it has fallen silent."""
     with jack_rooms("room", period=FRAME) as [room], peer(python, folder):
         wait_for_voice(room)
-        room.play(np.zeros(int(LONGEST_S * RATE)))
-        began = time.monotonic()
-        with tempfile.TemporaryDirectory() as name:
-            take = talk(stages_of(moshi), moshi, np.zeros(int(seconds * RATE), np.float32), Path(name), FRAME)
-        while not room.finished() and time.monotonic() - began < LONGEST_S * seconds / LONG_S:
-            heard = room.heard()
-            if len(heard) / RATE - last_sound_s(heard) > ENDED_S:
-                break
+        room.play(np.zeros(int(LONGEST_S * seconds / LONG_S * RATE)))
+        while not room.finished():
             time.sleep(1)
-        theirs = room.heard()
-    told = [
-        f"{clock(last_sound_s(heard))}, still talking"
-        if len(heard) / RATE - last_sound_s(heard) < 1
-        else f"{clock(last_sound_s(heard))}, silent since"
-        for heard in (take.heard, theirs)
-    ]
-    dropped = take.summary["dropped_total"]
-    return (f"last sound in a talk of {clock(seconds)}", f"{told[0]} ({dropped} dropped)", told[1])
+            heard = room.heard()
+            if len(heard) / RATE > seconds and len(heard) / RATE - last_sound_s(heard) > ENDED_S:
+                break
+        np.save(place, room.heard())
+
+
+def last_told(heard: np.ndarray) -> str:
+    last = last_sound_s(heard)
+    return f"{clock(last)}, {'still talking' if len(heard) / RATE - last < 1 else 'silent since'}"
 
 
 def clock(seconds: float) -> str:

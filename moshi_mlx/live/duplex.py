@@ -101,7 +101,9 @@ class Duplex:
         self.notices: SimpleQueue[str] = SimpleQueue()
         """Sentences for the user as they become true: which microphone and why, a device lost or found."""
         wanted: dict[Kind, str | int | None] = {"input": input, "output": output}
-        self._wanted = {kind: device for kind, device in wanted.items() if only in (kind, None)}
+        self._wanted: dict[Kind, str | int | None] = {
+            kind: device for kind, device in wanted.items() if only in (kind, None)
+        }
         self._block_size = block_size
         self._tap = tap
         self._line: Line | None = None
@@ -285,7 +287,7 @@ class Duplex:
         self.notices.put(f"It goes on with {names}.")
 
     def _open(self, must_match: bool) -> Line:
-        devices = {kind: self._choose(kind, must_match) for kind in self._wanted}
+        devices: dict[Kind, Device] = {kind: self._choose(kind, must_match) for kind in self._wanted}
         return Line(devices, self._block_size, self.stats.line, self.stats.speaker, self._wake)
 
     def _choose(self, kind: Kind, must_match: bool) -> Device:

@@ -73,7 +73,7 @@ def release(hung: bool = False) -> None:
         hung: a stream never closed. Terminating the library would hang too, or abort the process, so it is
             left as it is, also at exit, and a fresh copy takes its place.
     """
-    sounddevice = sys.modules.get("sounddevice")
+    sounddevice: Any = sys.modules.get("sounddevice")
     if sounddevice is None or not sounddevice._initialized:
         return
     if hung:

@@ -236,7 +236,7 @@ def test_a_stalled_disk_never_holds_the_caller_and_every_loss_is_counted(
     user, moshi = frames(40)
     stalled.set()
     with Recording(tmp_path, max_queued=10) as record:
-        monkeypatch.setattr(recording.os, "write", slow_write)
+        monkeypatch.setattr(os, "write", slow_write)
         stalled.clear()
         started = time.monotonic()
         for index in range(30):
@@ -263,7 +263,7 @@ def test_close_does_not_wait_for_ever_and_tells_why(tmp_path: Path, monkeypatch:
     write = os.write
     record = Recording(tmp_path)
     monkeypatch.setattr(recording, "CLOSE_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(recording.os, "write", lambda *a: (stalled.wait(), write(*a))[1])
+    monkeypatch.setattr(os, "write", lambda *a: (stalled.wait(), write(*a))[1])
     record.write(np.ones(FRAME, np.float32), np.ones(FRAME, np.float32))
     record.close()
     assert record.problem is not None
