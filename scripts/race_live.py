@@ -184,9 +184,9 @@ def main() -> None:
         rows = [answers_of(moshi, python, folder, stall, args.clicks) for stall in (False, True) if args.clicks]
         if args.long:
             rows.append(minute_six(moshi, python, folder, args.long))
-    print(f"\n{'':36}{'ours':<32}Kyutai's moshi_mlx 0.3.0")
+    print(f"\n{'':36}{'ours':<40}Kyutai's moshi_mlx 0.3.0")
     for what, ours, theirs in rows:
-        print(f"{what:36}{ours:<32}{theirs}")
+        print(f"{what:36}{ours:<40}{theirs}")
     print(f"measured in {(time.monotonic() - began) / 60:.1f} minutes")
 
 
