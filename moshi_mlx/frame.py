@@ -13,8 +13,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from .config import ZERO_TOKEN
 from .guidance import NO_GUIDANCE, Guidance
-from .model.kv_cache import LayerCache
+from .model.kv_cache import KVCache, LayerCache
 from .model.lm import LM, Told
 from .sampling import Sampling
 
@@ -118,6 +119,7 @@ class FrameGraphs:
 
     def __init__(self, lm: LM, choice: Choice, batch_size: int):
         self._halves = _Halves(lm, choice, batch_size)
+        self._config, self._batch, self._rows = lm.config, batch_size, choice.guidance.rows(batch_size)
         self._compiled: dict[tuple[object, ...], Compiled] = {}
 
     def whole(self, full: bool, logits: bool) -> Compiled:
@@ -158,6 +160,22 @@ class FrameGraphs:
             return {"tokens": audio.astype(mx.int32)} | _scores({}, spoken, logits)
 
         return self._compile(("speak", logits), finish)
+
+    def compile_ahead(self, cache: KVCache, told: Told, cut: bool) -> None:
+        """Trace the frame, whole or cut, for every size of the ring, so that none of it happens in a conversation."""
+        config = self._config
+        column = mx.full((self._rows, config.num_streams), ZERO_TOKEN, mx.int32)
+        text = mx.full((self._batch,), SAMPLE, mx.int32)
+        control = mx.array([0, 0], mx.uint32)
+        sizes = cache.sizes_ahead()
+        for capacity, full in [*((size, False) for size in sizes), (sizes[-1], True)]:
+            rings = cache.blank(capacity)
+            if not cut:
+                self.whole(full, False)(column, text, control, rings, told)
+                continue
+            outputs, _ = self.hear(full, False)(column, control, rings, told)
+            if config.depth is not None:
+                self.speak(False)(outputs["hidden"], text, control)
 
     def _compile(self, key: tuple[object, ...], function: Compiled) -> Compiled:
         if key not in self._compiled:

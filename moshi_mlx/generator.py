@@ -89,7 +89,7 @@ class Generator:
         self._rows = self.guidance.rows(batch_size)
         self._cache = KVCache(self.config.transformer, self._rows, lm.dtype)
         self._tell(conditions)
-        self._compile_ahead()
+        self._graphs.compile_ahead(self._cache, self._told, cut)
         self.reset()
 
     @property
@@ -136,8 +136,8 @@ class Generator:
         """
         if position < 0:
             raise MoshiError(f"a conversation cannot go on from frame {position}")
+        self._start()
         self._cache.fill(position)
-        self._grid = StreamGrid(self.config, self.batch_size, self.codebooks)
         self._step = position + (not self._cut)
 
     def step(self, user_codes: object = None, text: object = SAMPLE, logits: bool = False) -> Frame:
@@ -172,8 +172,8 @@ class Generator:
         given = [check_text(token, self.batch_size, self.config.text_tokens) for token in text]
         columns = np.stack([np.full(self.batch_size, self.config.text_initial, np.int32), *given], axis=1)
         self._start()
+        self._cache.make_room(len(given))
         for first, last in stretches(len(given), self.config.transformer.context):
-            self._cache.make_room(last - 1)
             read = mx.array(columns[:, first:last, None])
             self._cache.layers = self.lm.read(read, first, self._cache.layers)
             mx.eval(self._cache.layers)
@@ -277,21 +277,6 @@ class Generator:
             scores = FrameLogits(arrays["text_logits"], arrays.get("audio_logits"))
         return Frame(text, audio, scores, extra)
 
-    def _compile_ahead(self) -> None:
-        """Trace the frame for every size of the ring, so that none of it happens in a conversation."""
-        column = mx.full((self._rows, self.config.num_streams), ZERO_TOKEN, mx.int32)
-        forced = mx.full((self.batch_size,), SAMPLE, mx.int32)
-        control = mx.array([0, self.seed], mx.uint32)
-        sizes = self._cache.sizes_ahead()
-        for capacity, full in [*((size, False) for size in sizes), (sizes[-1], True)]:
-            rings = self._cache.blank(capacity)
-            if self._cut:
-                outputs, _ = self._graphs.hear(full, False)(column, control, rings, self._told)
-                if self.config.depth is not None:
-                    self._graphs.speak(False)(outputs["hidden"], forced, control)
-            else:
-                self._graphs.whole(full, False)(column, forced, control, rings, self._told)
-
     def _tell(self, conditions: Conditions | None) -> None:
         rows = None if conditions is None else conditions.rows
         if self.config.fuser and rows is None:
@@ -302,7 +287,7 @@ class Generator:
         self._told = self.lm.told(conditions)
 
     def _check(self) -> None:
-        config, masked = self.config, self.guidance.masked_until
+        config = self.config
         if not 0 <= self.seed < 2**32:
             raise MoshiError(f"the seed must lie between 0 and {2**32 - 1}, not {self.seed}")
         if self.batch_size < 1:
@@ -313,10 +298,7 @@ class Generator:
             raise MoshiError(f"a bonus is for text tokens between 0 and {config.text_card_out - 1}")
         for token in self._read_as.values():
             check_text(token, self.batch_size, config.text_tokens)
-        if self.guidance and not config.fuser and not self.guidance.changes_input:
-            raise MoshiError("guidance needs a model with conditions; this one has none")
-        if masked is not None and len(masked) != self.batch_size:
-            raise MoshiError(f"masked_until has {len(masked)} entries, and there are {self.batch_size} conversations")
+        self.guidance.check(self.batch_size, conditioned=bool(config.fuser))
 
 
 def stretches(count: int, context: int) -> Iterator[tuple[int, int]]:

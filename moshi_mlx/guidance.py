@@ -42,10 +42,17 @@ class Guidance:
         """Whether there are null rows."""
         return self.coefficient != 1
 
-    @property
-    def changes_input(self) -> bool:
-        """Whether the null rows read other tokens than the conditioned ones."""
-        return self.without_text or self.masked_until is not None
+    def check(self, batch_size: int, conditioned: bool) -> None:
+        """Refuse what no conversation can be guided by.
+
+        Raises:
+            MoshiError: there is nothing by which the null rows could differ, or not an entry for each conversation.
+        """
+        masked = self.masked_until
+        if self and not (conditioned or self.without_text or masked is not None):
+            raise MoshiError("guidance needs a model with conditions; this one has none")
+        if masked is not None and len(masked) != batch_size:
+            raise MoshiError(f"masked_until has {len(masked)} entries, and there are {batch_size} conversations")
 
     def rows(self, batch_size: int) -> int:
         """Rows of the network for `batch_size` conversations."""
