@@ -184,7 +184,7 @@ def _start(task: Task) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         # macOS would copy this process first, with all that the model has mapped, to close what nothing needs closed.
         close_fds=sys.platform != "darwin",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folder or "." for folder in sys.path)},
     )
 
 

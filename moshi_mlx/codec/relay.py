@@ -27,6 +27,9 @@ RECALLED = 25
 class Relay:
     """Frames in, answers out, as bytes. For one thread at a time.
 
+    When one process takes over from the other depends on frames and never on time, so that equal sound gives equal
+    codes; should the successor be late even so, the frame waits for it.
+
     Args:
         task: what each process computes, and for how many frames.
         overlap: how many frames a successor hears before it takes over.

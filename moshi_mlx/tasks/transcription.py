@@ -16,7 +16,7 @@ import numpy as np
 from ..config import END_OF_TEXT_PADDING, LMConfig
 from ..errors import ConfigError
 from ..generator import Frame, Generator
-from ..mimi import FRAME_RATE, FRAME_SIZE, MAX_FRAMES, OVERLAP, SAMPLE_RATE, Mimi, MimiEncoder
+from ..mimi import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE, MimiEncoder
 from ..moshi import Moshi
 from ..pipeline import listen
 from ..sampling import Sampling
@@ -189,11 +189,8 @@ class Transcription:
 
 
 def encoders(moshi: Moshi, rows: int) -> list[MimiEncoder]:
-    """Encoders for so many streams, a few in each: one is a process that uses one core, and 420 MB before it hears."""
-    config, codec = moshi.config, moshi.codec
-    if rows > 1:  # what it remembers grows with its streams
-        codec = Mimi(codec.path, codec.codebooks, max_frames=max(2 * OVERLAP, MAX_FRAMES // rows))
-    return [codec.encoder(config.user_codebooks) for _ in range(math.ceil(rows / _ROWS_PER_ENCODER))]
+    """Encoders for so many streams, a few in each: one has a process of its own, of 420 MB before it hears."""
+    return [moshi.encoder() for _ in range(math.ceil(rows / _ROWS_PER_ENCODER))]
 
 
 def pause_of(extra: np.ndarray | None) -> float | None:
