@@ -22,6 +22,7 @@ COMMANDS = (
     "run",
     "transcribe",
     "speak",
+    "translate",
     "write",
     "download",
     "info",
