@@ -10,6 +10,7 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
+from moshi_mlx.checkpoint.published import architectures
 from moshi_mlx.checkpoint.sizes import frame_bytes, model_bytes, parameters, window_bytes
 from moshi_mlx.config import MOSHI_7B, LMConfig
 from moshi_mlx.model.lm import LM
@@ -36,7 +37,7 @@ def shapes_of(config: LMConfig) -> dict[str, tuple[int, ...]]:
 
 
 def is_table(name: str) -> bool:
-    return name.startswith("embed.") or name.endswith(".table.weight")
+    return name.startswith("embed.parts.") or name.endswith(".table.weight")
 
 
 def stored(shape: tuple[int, ...], bits: float) -> float:
@@ -46,6 +47,12 @@ def stored(shape: tuple[int, ...], bits: float) -> float:
 @pytest.mark.parametrize(("bits", "gigabytes"), [(16, 15.38), (8, 8.17), (4, 4.81)])
 def test_moshi_is_as_large_as_its_published_files(bits: int, gigabytes: float) -> None:
     assert model_bytes(MOSHI, bits) / 1e9 == pytest.approx(gigabytes, rel=0.002)
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_a_published_model_has_the_parameters_of_its_network(name: str) -> None:
+    config = architectures()[name].config
+    assert parameters(config) == sum(math.prod(shape) for shape in shapes_of(config).values())
 
 
 @variants
