@@ -52,7 +52,7 @@ MARGIN = 5e-4
 """The best token stays this far above the second-best, so that it differs only where something is wrong."""
 LEAST_WORDS, LOGITS_EVERY = 30, 8
 
-BASE = base_config(8, 8, [0] * 9, num_layers=2)
+BASE = base_config(8, 8, [0] * 9, num_layers=2, context=120)  # which the script passes
 SPEECHES: dict[str, dict[str, Any]] = {
     "dialogue": config(
         BASE,

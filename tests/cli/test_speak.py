@@ -21,7 +21,8 @@ from moshi_mlx.checkpoint.tiny import TTS, random_weights, tiny_folder
 from moshi_mlx.cli.main import main
 from moshi_mlx.config import LMConfig
 
-SPEAK = [sys.executable, "-m", "moshi_mlx.cli.main", "speak", "--model", "tiny-tts", "--temp", "0"]
+QUICK = ["--temp", "0", "--max-padding", "3"]
+SPEAK = [sys.executable, "-m", "moshi_mlx.cli.main", "speak", "--model", "tiny-tts", *QUICK]
 TIMEOUT_S = 120
 LONG = "We could talk about music, about books, or about the weather. " * 50
 
@@ -72,9 +73,7 @@ def test_two_voices_talk_to_each_other_out_of_a_pipe(tmp_path: Path) -> None:
     report = speak("-", "-o", str(out), "--voice", "anna", "--voice", "ben", "--codebooks", "4", text=lines)
     assert report["text"] == "Good morning! I am fine."
     assert report["voices"] == ["anna", "ben"]
-    swapped = tmp_path / "swapped.wav"
-    speak("-", "-o", str(swapped), "--voice", "ben", "--voice", "anna", "--codebooks", "4", text=lines)
-    assert not np.array_equal(soundfile.read(out)[0], soundfile.read(swapped)[0])
+    assert soundfile.info(out).duration == pytest.approx(report["seconds"])
 
 
 def test_a_recording_is_a_voice_where_the_model_goes_on_from_one(
@@ -88,18 +87,15 @@ def test_a_recording_is_a_voice_where_the_model_goes_on_from_one(
     save_file(random_weights(LMConfig.from_dict(config)), folder / "model.safetensors", {"format": "mlx"})
     for name in (MIMI, TOKENIZER):
         (folder / name).symlink_to(tiny / name)
-    reports, sounds = [], []
-    for seed in (1, 2):
-        recording, out = tmp_path / f"{seed}.wav", tmp_path / f"out-{seed}.wav"
-        soundfile.write(recording, speechlike(8, seed), 24_000)
-        arguments = ["speak", "Hello.", "--model", str(folder), "--voice", str(recording), "-o", str(out), "--json"]
-        assert main([*arguments, "--temp", "0"]) == 0
-        reports.append(json.loads(capsys.readouterr().out))
-        sounds.append(soundfile.read(out)[0])
-    for report in reports:
-        assert report["steps"] == round(report["seconds"] * 12.5) + 8 + 6 + 2  # delay, recording, acoustic delay
-        assert report["words"][0]["start"] == 0.16
-    assert not np.array_equal(*sounds)
+    recording, out = tmp_path / "me.wav", tmp_path / "out.wav"
+    soundfile.write(recording, speechlike(8), 24_000)
+    arguments = ["Hello.", "--model", str(folder), "--voice", str(recording), "-o", str(out), "--codebooks", "4"]
+    assert main(["speak", *arguments, "--json", *QUICK]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["complete"]
+    assert report["steps"] == round(report["seconds"] * 12.5) + 8 + 6 + 2  # delay, recording, acoustic delay
+    assert report["words"] == [{"text": "Hello.", "start": 0.16}]
+    assert soundfile.info(out).duration == pytest.approx(report["seconds"])
 
 
 @pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
