@@ -87,8 +87,9 @@ def choose_targets(files: Sequence[Path], output: Path | None, form: str) -> dic
         MoshiError: -o cannot be written, or two files would have one name there.
     """
     if output is None or (len(files) == 1 and not output.is_dir()):
-        for file in files if output is not None else ():
-            check_places(file, output)
+        if output is not None:
+            for file in files:
+                check_places(file, output)
         return dict.fromkeys(files, output)
     if not output.is_dir():
         raise MoshiError(f"{output} must be a folder that exists, for the transcripts of {len(files)} files")

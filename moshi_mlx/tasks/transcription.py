@@ -55,10 +55,11 @@ class Timing:
         """
         given = config.raw.get("stt_config") or {}
         keys = ("audio_silence_prefix_seconds", "audio_delay_seconds")
-        values = [given.get(key, 0.0) for key in keys] if isinstance(given, Mapping) else [None]
-        if not all(isinstance(value, (int, float)) and 0 <= value <= 60 for value in values):
+        values = [given.get(key, 0.0) for key in keys] if isinstance(given, Mapping) else []
+        seconds = [float(value) for value in values if isinstance(value, (int, float)) and 0 <= value <= 60]
+        if len(seconds) != len(keys):
             raise ConfigError(f"config.json: 'stt_config' must give {' and '.join(keys)} between 0 and 60")
-        prefix, delay = values
+        prefix, delay = seconds
         return Timing(math.ceil(prefix * FRAME_RATE), delay)
 
     @property
