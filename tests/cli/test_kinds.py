@@ -31,7 +31,7 @@ def arguments(command: str, model: str, folder: Path) -> list[str]:
         "run": ["run", "--model", model, sound, str(folder / "out.wav")],
         "transcribe": ["transcribe", "--model", model, sound],
         "speak": ["speak", "--model", model, "Hello.", "-o", str(folder / "out.wav")],
-        "translate": ["translate", "--model", model, sound, str(folder / "out.wav")],
+        "translate": ["translate", "--model", model, sound],
         "write": ["write", "--model", model, "Once"],
     }[command]
 
