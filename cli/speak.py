@@ -174,6 +174,8 @@ def open_text(args: argparse.Namespace) -> Iterable[str]:
     if args.file is not None:
         if args.text is not None:
             raise MoshiError(f"give either a text or --file {args.file}, not both")
+        if args.file.is_dir():
+            raise MoshiError(f"{args.file} is a folder; name a text file")
         try:
             return read_pipe(os.open(args.file, os.O_RDONLY))
         except OSError as error:
@@ -181,8 +183,8 @@ def open_text(args: argparse.Namespace) -> Iterable[str]:
     if args.text not in (None, STDIN):
         if not args.text.strip():
             raise MoshiError("the text is empty: there is nothing to say")
-        return [args.text]
-    if args.text is None and sys.stdin.isatty():
+        return [args.text.encode("utf-8", "replace").decode()]  # an argument may hold bytes that are no text
+    if sys.stdin is None or (args.text is None and sys.stdin.isatty()):
         raise MoshiError("there is nothing to say: give a text, --file FILE, or - to type or pipe it in")
     return read_pipe(sys.stdin.fileno())
 

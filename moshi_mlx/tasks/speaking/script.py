@@ -16,7 +16,9 @@ from .machine import SPEAKERS, Entry
 MAX_BREAK_SECONDS = 60.0
 """A longer break is as long as this: no model was trained on minutes of silence."""
 
-_REPLACED = str.maketrans({"’": "'", ":": " ", "(": None, ")": None})
+# Control characters could also drive the terminal that shows the words; U+FEFF marks the beginning of a file.
+_SILENT = {code: None for code in (*range(0x20), *range(0x7F, 0xA0), 0xFEFF) if not chr(code).isspace()}
+_REPLACED = _SILENT | {ord("’"): "'", ord(":"): " ", ord("("): None, ord(")"): None}
 """What these models were trained without, as the reference replaces it."""
 _EVENT = re.compile(r'<break\s+time="([0-9]+(?:\.[0-9]*)?)s"\s*/?>|\s+')
 _NAMED = re.compile(r"[ \t]*([12])[ \t]*:")

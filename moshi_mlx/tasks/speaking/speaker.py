@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
@@ -32,7 +33,8 @@ def read_vectors(path: Path, config: LMConfig) -> np.ndarray:
         CheckpointError: the file is none of a voice, or of a voice for another model.
     """
     try:
-        vectors = mx.load(str(path))[SPEAKER]  # MLX reads bfloat16, which numpy has not
+        # MLX reads bfloat16, which numpy has not.
+        vectors = cast("dict[str, mx.array]", mx.load(str(path)))[SPEAKER]
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError):
         raise CheckpointError(f"{path} holds no voice: a safetensors file with {SPEAKER!r} in it is one") from None
     width = config.conditioners[SPEAKER].dim

@@ -82,6 +82,10 @@ def test_a_break_has_a_limit(tokenizer: TextTokenizer) -> None:
     assert read(tokenizer, ['<break time="99999s"/>']) == [Entry((), "", 750)]
 
 
+def test_control_characters_are_left_out(tokenizer: TextTokenizer) -> None:
+    assert words(tokenizer, "\ufeffone \x1b[2J two\x00\x85three") == ["1:one", "[2J", "two", "three"]
+
+
 def test_nothing_to_say_is_no_words(tokenizer: TextTokenizer) -> None:
     assert read(tokenizer, [" \n\t ", "(", ":", ")\n"]) == []
 
