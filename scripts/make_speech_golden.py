@@ -1,8 +1,10 @@
 """What the PyTorch reference decides when it reads a text aloud, written to tests/goldens for tests/tasks.
 
-`speech_dialogue.safetensors`, `speech_prefix.safetensors`: the reference's whole TTSModel on a script, greedy: two
-speakers through cross-attention with guidance, a second text stream and a bonus on padding; and one who goes on from
-a recording, with guidance by its absence. Weights are made from (seed, name, shape), see tests/speech_weights.py.
+`speech_dialogue.safetensors`, `speech_fewer.safetensors`, `speech_prefix.safetensors`: the reference's whole TTSModel
+on a script, greedy: two speakers through cross-attention with guidance, a second text stream and a bonus on padding;
+the same with five of eight codebooks; and one who goes on from a recording, with guidance by its absence. Weights are
+made from (seed, name, shape), see tests/speech_weights.py.
+
 `word_feeding.json`: for random words and random proposals of a model, the token that the reference's state machine
 feeds in every step, and the steps at which words begin; and scripts of turns with the entries that it reads in them,
 with the tokenizer of the built-in models. Run in an environment with `moshi` 0.2.13 (see make_goldens.py):
@@ -79,6 +81,8 @@ SPEECHES: dict[str, dict[str, Any]] = {
     ),
     "prefix": config(BASE, conditioners={}, fuser={}, tts_config={"audio_delay": 0.64}),
 }
+SPEECHES["fewer"] = SPEECHES["dialogue"]
+CODEBOOKS = {"fewer": 5}
 PREFIX_FRAMES, VOICE_FRAMES = 11, 7
 GUIDANCE, PADDING_BONUS = 2.0, 0.5
 
@@ -129,13 +133,13 @@ def write_speech(name: str, settings: dict[str, Any]) -> Path:
     """The first seed with which no two tokens come close, and the model itself often begins a word."""
     for seed in itertools.count():
         model, shapes = load(settings, seed)
-        golden, margin, spoken = speak(model, settings, seed)
+        golden, margin, spoken = speak(model, settings, seed, CODEBOOKS.get(name, model.n_q))
         if margin > MARGIN and (golden["proposed"] == TokenIds.new_word).sum() >= LEAST_WORDS:
             break
     metadata = {
         "config": settings, "shapes": shapes, "seed": seed, "margin": margin, "versions": VERSIONS, "spoken": spoken,
         "guidance": GUIDANCE, "padding_bonus": PADDING_BONUS, "vocabulary": VOCABULARY, "logits_every": LOGITS_EVERY,
-        "voices": [[seed + 100, VOICE_FRAMES], [seed + 200, VOICE_FRAMES]],
+        "codebooks": len(golden["frames"]), "voices": [[seed + 100, VOICE_FRAMES], [seed + 200, VOICE_FRAMES]],
     }  # fmt: skip
     path = GOLDENS / f"speech_{name}.safetensors"
     contiguous = {key: np.ascontiguousarray(value) for key, value in golden.items()}
@@ -155,14 +159,16 @@ def load(settings: dict[str, Any], seed: int) -> tuple[LMModel, dict[str, tuple[
     return model.eval(), shapes
 
 
-def speak(model: LMModel, settings: dict[str, Any], seed: int) -> tuple[dict[str, np.ndarray], float, list[Any]]:
+def speak(
+    model: LMModel, settings: dict[str, Any], seed: int, codebooks: int
+) -> tuple[dict[str, np.ndarray], float, list[Any]]:
     """Say the script; what was fed and written, the smallest margin, and the words with their steps."""
     tts, tokenizer = settings["tts_config"], tiny_tokenizer()
     token_ids = TokenIds(model.text_card + 1)
     machine = StateMachine(token_ids, tts.get("second_stream_ahead", 0), max_padding=8, initial_padding=2)
     speaker = TTSModel(
         lm=model, mimi=SimpleNamespace(frame_rate=12.5), tokenizer=tokenizer, voice_suffix="", voice_repo="",
-        machine=machine, delay_steps=int(tts["audio_delay"] * 12.5), temp=0.6, cfg_coef=GUIDANCE, n_q=model.n_q,
+        machine=machine, delay_steps=int(tts["audio_delay"] * 12.5), temp=0.6, cfg_coef=GUIDANCE, n_q=codebooks,
         padding_bonus=PADDING_BONUS,
     )  # fmt: skip
     golden: dict[str, np.ndarray] = {}

@@ -53,7 +53,10 @@ class Golden:
     def speech(self, voices: list[np.ndarray], prefix: np.ndarray | None, lines: list[str]) -> Speech:
         config, about = self.lm.config, self.about
         timing, greedy = Timing.of(config), Sampling(0.0)
-        manner = Manner(about["guidance"], 1, about["padding_bonus"], text_sampling=greedy, audio_sampling=greedy)
+        manner = Manner(
+            about["guidance"], 1, about["padding_bonus"], text_sampling=greedy, audio_sampling=greedy,
+            codebooks=about["codebooks"],
+        )  # fmt: skip
         feeder = WordFeeder(Pace(timing.ahead, manner.max_padding), config.text_card)
         reader = ScriptReader(self.tokenizer, dialogue=bool(voices), speakers=bool(voices))
         for entry in [*reader.push("\n".join(lines)), *reader.close()]:
@@ -63,14 +66,14 @@ class Golden:
         return Speech(generator, feeder, timing.delay, prefix)
 
 
-@pytest.mark.parametrize("name", ["dialogue", "prefix"])
+@pytest.mark.parametrize("name", ["dialogue", "fewer", "prefix"])
 def test_a_script_is_said_as_by_the_reference(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = Golden(name, tmp_path)
     arrays, every = golden.arrays, golden.about["logits_every"]
-    if name == "dialogue":
-        speech = golden.speech(golden.voices(), None, SCRIPT)
-    else:
+    if name == "prefix":
         speech = golden.speech([], arrays["prefix"].astype(np.int32), [" ".join(SCRIPT)])
+    else:
+        speech = golden.speech(golden.voices(), None, SCRIPT)
     generator, proposed, fed, text_logits, audio_logits = speech.generator, [], [], [], []
     begin, finish = generator.begin, generator.finish
 
