@@ -1,7 +1,7 @@
 """A process of the codec: one rustymimi object between two pipes. Run as a script by process.py.
 
-It computes what it is asked on stdin, answers on stdout, and ends when either is closed: with its parent,
-however that ends. Imports numpy, rustymimi and nothing else that takes time.
+It computes what it is asked on stdin, answers on stdout, and ends when either is closed and at the latest after the
+frame at hand when its parent is gone, however that ended. Imports numpy, rustymimi and nothing else that takes time.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def main() -> None:
 
 
 def _serve(answers: int, direction: str, path: str, codebooks: str, max_seq_len: str) -> None:
+    parent = os.getppid()
     prefer_fast_cores()
     try:
         step = _open(direction, path, int(codebooks), int(max_seq_len))
@@ -53,7 +54,7 @@ def _serve(answers: int, direction: str, path: str, codebooks: str, max_seq_len:
         return
     _send(answers, DONE, b"")
     pace = _Pace()
-    while (request := _receive()) is not None:
+    while (request := _receive()) is not None and os.getppid() == parent:  # the end lies behind what is still queued
         kind, frame = request
         try:
             result = pace.quietly(step, frame) if kind == LISTEN_QUIETLY else pace.at_once(step, frame)

@@ -85,7 +85,8 @@ def run(program: str, *arguments: object, **options: object) -> subprocess.Popen
     )
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", begin + program, *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
     )  # fmt: skip
 
 
@@ -178,6 +179,38 @@ def test_with_a_killed_program_its_processes_end(tiny_mimi):
     program.kill()
     wait_until(lambda: not any(map(is_there, pids)))
     assert program.communicate()[1] == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux' processor times")
+def test_a_successor_with_much_to_hear_ends_with_the_program_and_not_after_it(tiny_mimi):
+    def ticks(pid: int) -> int:
+        try:
+            times = Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()
+        except OSError:
+            return 0
+        return int(times[11]) + int(times[12])
+
+    program = run(
+        "while not stream._relay._successor._process._is_open: time.sleep(0.1)\nhear(3)\ntime.sleep(1)\n"
+        "live, successor = sorted(p.pid for p in living())\nos.kill(successor, signal.SIGSTOP)\n"
+        "tell(live, successor)\nsys.stdin.readline()\nhear(8)\ntell('heard')\nsys.stdin.readline()",
+        tiny_mimi,
+    )
+    assert program.stdin is not None
+    assert program.stdout is not None
+    live, successor = map(int, program.stdout.readline().split())
+    begin = ticks(live)
+    print(file=program.stdin, flush=True)
+    assert program.stdout.readline() == "heard\n"
+    heard = ticks(live) - begin
+    program.kill()
+    program.wait()
+    begin = last = ticks(successor)
+    os.kill(successor, signal.SIGCONT)
+    while is_there(successor):
+        last = max(last, ticks(successor))
+    assert last - begin < heard / 2
+    program.communicate()
 
 
 def test_the_end_of_a_fork_leaves_the_processes_to_their_owner(tiny_mimi):
