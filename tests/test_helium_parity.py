@@ -180,6 +180,19 @@ def test_a_prompt_is_one_wait_and_each_token_after_it_another(golden: dict[str, 
     assert count.waits == 10
 
 
+def test_the_rings_are_never_held_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a prompt that fits in the window, and of one that passes it; little else takes memory in this model."""
+    monkeypatch.setattr(generator, "STRETCH", 64)
+    small = {"hidden_size": 160, "num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 32}
+    raw = {**CONFIG, **small, "num_hidden_layers": 8, "intermediate_size": 64, "max_position_embeddings": 1024}
+    writer = greedy(LM(LMConfig.from_dict(raw)))
+    for count in (1000, 1200):
+        base = mx.get_active_memory() - writer.cache_bytes
+        mx.reset_peak_memory()
+        writer.prefill([5] * count)
+        assert mx.get_peak_memory() - base < 1.7 * writer.cache_bytes
+
+
 def test_the_same_seed_draws_the_same_text(lm: LM) -> None:
     def drawn(seed: int) -> list[object]:
         writer = Generator(lm, text_sampling=Sampling(0.8, top_p=0.95), seed=seed)

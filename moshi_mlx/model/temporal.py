@@ -93,7 +93,8 @@ class TemporalTransformer(nn.Module):
             the rings with the stretch in them, all that a later step needs of it.
         """
         config, (batch, time, _) = self._config, x.shape
-        filled, first = min(position, config.context), position % config.context
+        filled, written = min(position, config.context), (position % config.context, time)
+        wraps = position + time > config.context  # else nothing that is still seen is overwritten, nor copied
         mask, rotation = stretch_mask(position, time, config.context), Rotation(config, position, time)
         updated: list[LayerCache] = []
 
@@ -101,9 +102,11 @@ class TemporalTransformer(nn.Module):
             def attend(projected: mx.array) -> mx.array:
                 split = projected.reshape(batch, time, sum(self._heads), config.head_dim).swapaxes(1, 2)
                 q, k, v = self._turned(split, rotation)
-                updated.append(write_ring(rings, k, v, mx.array([first])))
-                seen = [read_ring(rings, 0, filled, config.head_dim)] if filled else []
-                seen.append(read_ring(updated[-1], first, time, config.head_dim))  # in as few bits as steps see them
+                updated.append(write_ring(rings, k, v, mx.array(written[:1])))
+                # What was written is read back, for it is in as few bits as steps see it.
+                seen = [read_ring(updated[-1], *(written if wraps else (0, position + time)), config.head_dim)]
+                if wraps:
+                    seen.insert(0, read_ring(rings, 0, filled, config.head_dim))
                 k, v = (mx.concatenate(list(parts), 2) for parts in zip(*seen, strict=True))
                 return attention(q, k, v, mask).swapaxes(1, 2).reshape(-1, config.dim)
 
@@ -112,6 +115,8 @@ class TemporalTransformer(nn.Module):
         x = x.reshape(-1, config.dim)
         for layer in self.layers:
             x = layer(x, attend_to(cache.pop(0)), None)
+            if wraps:
+                mx.eval(x, updated[-1])  # an old ring goes before the next one is copied
         return updated
 
     @property
