@@ -18,8 +18,8 @@ from .script import ScriptReader
 READ_SIZE = 4096
 LINE_SECONDS = 0.1
 """After the end of a line, so long for the next one before it is said without it."""
-MOST_WAITING = 1_000_000
-"""Characters that may wait: a longer text is left in its pipe, or its file, until they are said."""
+MOST_CHARACTERS, MOST_WORDS = 65_536, 1_000
+"""What may wait to be read, and to be said: a longer text is left in its pipe, or its file, until then."""
 
 
 class TextFeed:
@@ -48,11 +48,13 @@ class TextFeed:
         threading.Thread(target=self._run, name="text", daemon=True).start()
 
     def take(self) -> bool:
-        """Put all that has arrived into the feeder; whether there was anything, the end included. Never waits.
+        """Put what has arrived into the feeder; whether there was anything, the end included. Never waits.
 
         Raises:
             Exception: what iterating over the pieces raised.
         """
+        if self._feeder.waiting > MOST_WORDS:
+            return False
         with self._news:
             text, self._waiting = self._waiting, ""
             ended = self._ended
@@ -101,7 +103,7 @@ class TextFeed:
         try:
             for piece in self._pieces:
                 with self._news:
-                    self._news.wait_for(lambda: len(self._waiting) < MOST_WAITING or self.stopped)
+                    self._news.wait_for(lambda: len(self._waiting) < MOST_CHARACTERS or self.stopped)
                     if self.stopped:
                         return
                     self._waiting += piece

@@ -77,6 +77,11 @@ class WordFeeder:
         self._closed = True
 
     @property
+    def waiting(self) -> int:
+        """Words and breaks still to begin."""
+        return len(self._entries)
+
+    @property
     def closed(self) -> bool:
         """Whether the text is complete."""
         return self._closed

@@ -19,7 +19,7 @@ from moshi_mlx.errors import ConfigError, MoshiError
 from moshi_mlx.generator import Generator
 from moshi_mlx.mimi import FRAME_SIZE, Mimi
 from moshi_mlx.model.lm import LM
-from moshi_mlx.tasks.speaking.feed import TextFeed, read_pipe
+from moshi_mlx.tasks.speaking.feed import MOST_CHARACTERS, TextFeed, read_pipe
 from moshi_mlx.tasks.speaking.machine import Pace, WordFeeder
 from moshi_mlx.tasks.speaking.script import ScriptReader
 from moshi_mlx.tasks.speaking.speech import Said, Speech, Timing, say
@@ -146,6 +146,25 @@ def test_told_to_stop_it_stops_in_a_pipe_that_says_nothing(begin: Begin, codec: 
     assert [word for word, _ in speech.feeder.spoken] == SPOKEN[
         :1
     ]  # "you?" may go on, and words are said in sight of two
+
+
+def test_a_text_without_end_is_left_in_its_pipe(begin: Begin, codec: Mimi) -> None:
+    read = 0
+
+    def pipe() -> Iterator[str]:
+        nonlocal read
+        while True:
+            read += 1
+            yield "and so on " * 100
+
+    speech, feed = begin(pipe())
+    saying = say(speech, feed, codec.decoder())
+    for _ in range(5):
+        next(saying)
+    time.sleep(0.2)
+    feed.stop()
+    assert len(speech.feeder.spoken) > 0
+    assert read * 900 < 3 * MOST_CHARACTERS  # taken once, waiting once
 
 
 @pytest.mark.parametrize("text", ["", " \n ", "( : )"])
