@@ -13,7 +13,6 @@ weights, their digest, and how close a second-best text token came.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import sys
@@ -29,16 +28,15 @@ import torch
 from golden_configs import config as miniature
 from moshi.models.lm import LMGen, LMModel
 from moshi.models.loaders import get_mimi, get_moshi_lm
-from safetensors.numpy import save_file
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from golden_weights import digest, tensors  # noqa: E402
+import task_goldens  # noqa: E402
+from golden_weights import digest  # noqa: E402
 
 from moshi_mlx.checkpoint.tiny_mimi import write_tiny_mimi  # noqa: E402
 
-GOLDEN = ROOT / "tests" / "goldens" / "tasks" / "transcription.safetensors"
 SOUND = ROOT / "moshi_mlx" / "assets" / "hello.flac"
 FRAME, RATE, SECONDS = 1920, 12.5, 7
 FLUSH = 1.0  # seconds of silence beyond the delay
@@ -58,10 +56,10 @@ STT = {"audio_silence_prefix_seconds": 1.0, "audio_delay_seconds": 0.5}
 def main() -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    codes = encode(with_silence(recording()))
+    codes = encode(with_silence(voice()))
     for seed in itertools.count():
         model = get_moshi_lm(None, lm_kwargs=CONFIG, device="cpu", dtype=torch.float32)
-        weights = tensors(CONFIG, seed)
+        weights = task_goldens.weights_of(CONFIG, seed)
         model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
         text, extra, margin = hear(model, codes)
         if margin > MARGIN:
@@ -74,21 +72,19 @@ def main() -> None:
         "seconds": SECONDS,
     }
     arrays = {"codes": codes.astype(np.int16), "text": text.astype(np.int16), "extra": extra}
-    GOLDEN.parent.mkdir(exist_ok=True)
-    save_file(arrays, GOLDEN, {"golden": json.dumps(metadata)})
-    print(f"{GOLDEN}: {len(text)} frames, seed {seed}, margin {margin:.2e}, {GOLDEN.stat().st_size:,} bytes")
+    task_goldens.write("transcription", metadata, arrays)
 
 
-def recording() -> np.ndarray:
-    """The first seconds of the built-in voice, over and over."""
-    sound, _ = sphn.read(str(SOUND))
-    return np.resize(sound[0], round(SECONDS * RATE * FRAME))
+def voice() -> np.ndarray:
+    """The built-in voice."""
+    return sphn.read(str(SOUND))[0][0]
 
 
-def with_silence(sound: np.ndarray) -> torch.Tensor:
-    """Whole frames [T, 1920], with the silence that the model asks for around the sound."""
+def with_silence(voice: np.ndarray) -> torch.Tensor:
+    """Whole frames [T, 1920] of the recording, with the silence that the model asks for around it."""
     prefix, delay = (STT[f"audio_{key}_seconds"] for key in ("silence_prefix", "delay"))
     before, after = math.ceil(prefix * RATE), math.ceil((delay + FLUSH) * RATE)
+    sound = np.concatenate(task_goldens.recording(SECONDS, voice))
     filled = np.pad(sound, (before * FRAME, after * FRAME + -len(sound) % FRAME))
     return torch.from_numpy(filled.reshape(-1, FRAME))
 
