@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,8 @@ def run(args: argparse.Namespace) -> int:
     files = [book.find(voice) for voice in voices]
     if args.output is None:
         check_speaker(args.speaker)
-    report = speak(args, load_model(args, Kind.SPEAK), files, text, manner)
+    moshi = load_model(args, Kind.SPEAK, codec_ahead=manner.codebooks is None)
+    report = speak(args, moshi, files, text, manner)
     report |= {"model": args.model, "voices": voices, "cfg_coef": args.cfg_coef, "seed": args.seed}
     if args.json:
         print(json.dumps(report, ensure_ascii=False))
@@ -213,16 +215,17 @@ def speak(
     from .display import status
     from .saying import FileSink, LiveSink, Saying
 
-    with steady_memory(memory_needed(moshi.checkpoint)):
+    with ExitStack() as stack:
+        stack.enter_context(steady_memory(memory_needed(moshi.checkpoint)))
         with status("warming up"):
             speech = make_speech(moshi, voices, manner)
-            decoder = moshi.codec.decoder(speech.generator.codebooks)
+            decoder = stack.enter_context(moshi.codec.decoder(speech.generator.codebooks))
         knows_speakers = SPEAKER in moshi.config.conditioners
         reader = ScriptReader(moshi.text, len(voices) > 1, knows_speakers, manner.padding_between)
         feed = TextFeed(text, reader, speech.feeder, by_line=args.output is None)
         typed = args.file is None and args.text in (None, STDIN) and sys.stdin.isatty()
         saying = Saying(speech, feed, show_text=sys.stdout.isatty() and not args.json, quiet=typed)
-        with LiveSink(args.speaker) if args.output is None else FileSink(args.output) as sink:
-            saying.run(say(speech, feed, decoder, sink.patience), sink)
+        sink = stack.enter_context(LiveSink(args.speaker) if args.output is None else FileSink(args.output))
+        saying.run(say(speech, feed, decoder, sink.patience), sink)
     where = None if args.output is None else str(args.output)
     return {"output": where, **saying.report(), "precision": moshi.checkpoint.precision}

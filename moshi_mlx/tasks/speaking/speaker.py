@@ -98,14 +98,14 @@ def read_prefix(path: Path, codec: Mimi, config: LMConfig) -> np.ndarray:
     Raises:
         AudioError: it is no sound, too short, or longer than the model remembers.
     """
-    most = config.transformer.context // 2
-    encoder, frames = codec.encoder(config.dep_q), []
-    for block in read_blocks(path):
-        frames.append(encoder.encode(np.pad(block, (0, FRAME_SIZE - len(block)))))
-        if len(frames) > most + LAST_FRAMES:
-            raise AudioError(
-                f"{path} is too long for a voice: give {most / FRAME_RATE:.0f} seconds at most, 10 are good"
-            )
+    most, frames = config.transformer.context // 2, []
+    with codec.encoder(config.dep_q) as encoder:
+        for block in read_blocks(path):
+            frames.append(encoder.encode(np.pad(block, (0, FRAME_SIZE - len(block)))))
+            if len(frames) > most + LAST_FRAMES:
+                raise AudioError(
+                    f"{path} is too long for a voice: {most / FRAME_RATE:.0f} seconds at most, 10 are good"
+                )
     if len(frames) <= LAST_FRAMES:
         raise AudioError(f"{path} is too short for a voice: give some 10 seconds of speech")
     return np.stack(frames[:-LAST_FRAMES], axis=1)
