@@ -56,8 +56,8 @@ class Timing:
             )
         if isinstance(ahead, bool) or not isinstance(ahead, int) or not 0 <= ahead <= 100:
             raise ConfigError("config.json: 'tts_config.second_stream_ahead' must be a number of words")
-        if bool(ahead) != config.demux_second_stream:
-            raise ConfigError("config.json: 'second_stream_ahead' and 'demux_second_stream' do not go together")
+        if ahead and not config.demux_second_stream:
+            raise ConfigError("config.json: 'tts_config.second_stream_ahead' needs 'demux_second_stream'")
         return Timing(int(delay * FRAME_RATE), ahead)
 
 

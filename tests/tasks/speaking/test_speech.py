@@ -195,8 +195,9 @@ def test_a_timing_that_cannot_be_is_refused() -> None:
 
     assert timing(audio_delay=1.28, second_stream_ahead=2) == Timing(16, 2)
     assert timing(demux=False, audio_delay=0.64) == Timing(8, 0)
+    assert timing(audio_delay=0.64) == Timing(8, 0)
     wrong: list[dict[str, Any]] = [{}, {"audio_delay": "1"}, {"audio_delay": 1, "second_stream_ahead": 1.5}]
-    for told in [*wrong, {"audio_delay": 1}]:
+    for told in [*wrong, {"audio_delay": 1, "second_stream_ahead": 2, "demux": False}]:
         with pytest.raises(ConfigError, match=r"config\.json"):
             timing(**told)
     with pytest.raises(ConfigError, match="multistream"):
