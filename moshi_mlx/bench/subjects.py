@@ -14,7 +14,7 @@ import mlx.core as mx
 from ..checkpoint.companions import companion
 from ..checkpoint.inspect import MIMI, inspect
 from ..checkpoint.load import load_checkpoint, memory_needed
-from ..checkpoint.sizes import model_bytes, window_bytes
+from ..checkpoint.sizes import BESIDE, model_bytes, window_bytes
 from ..checkpoint.tiny import tiny_folder
 from ..config import LMConfig
 from ..economy import AS_IT_IS, Economy
@@ -32,8 +32,6 @@ PUBLISHED_BITS = (4, 8, 16)
 USUAL_BITS = {"tiny": (32,), "narrow": (32,)}
 """What is measured where nobody says: at the small sizes overhead, in the type that every processor has."""
 
-_BESIDE_BYTES = 1_200_000_000
-"""What a benchmark takes beside the model: two codec streams, the pieces' work, Python."""
 _ROOM = 512
 """Frames by which the ring of keys and values may be larger than what is in it."""
 
@@ -157,7 +155,7 @@ def _needed(config: LMConfig, bits: int, position: int | None) -> int:
     """Bytes of memory for weights, keys and values up to there, and what a conversation has beside them."""
     width = 4 if bits == 32 else 2
     window = window_bytes(config, None if position is None else position + _ROOM, width)
-    return width // 2 * model_bytes(config, min(bits, 16)) + window + _BESIDE_BYTES
+    return width // 2 * model_bytes(config, min(bits, 16)) + window + BESIDE
 
 
 def _advice(config: LMConfig, position: int | None, there: int) -> str:

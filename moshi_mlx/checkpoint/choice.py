@@ -9,13 +9,10 @@ from ..config import MOSHI_7B, LMConfig
 from ..economy import AS_IT_IS, Economy
 from ..memory import available_memory, human_bytes
 from ..speed import FRAME_S, measure_bandwidth, predict
-from .sizes import frame_bytes, model_bytes, window_bytes
+from .sizes import BESIDE, frame_bytes, model_bytes, window_bytes
 
 PRECISIONS = {16: "bf16", 8: "q8", 4: "q4"}
 """The published precisions, most bits first."""
-
-_BESIDE_BYTES = 1_200_000_000
-"""What a conversation takes beside the model: two codec streams of 400 MB, audio, Python."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def choose_bits(
 
 def memory_needed(config: LMConfig, bits: int) -> int:
     """Bytes that a conversation with a model of this precision takes, codec included."""
-    return model_bytes(config, bits) + window_bytes(config) + _BESIDE_BYTES
+    return model_bytes(config, bits) + window_bytes(config) + BESIDE
 
 
 def _frame_time(config: LMConfig, bits: int, bandwidth: float) -> str:

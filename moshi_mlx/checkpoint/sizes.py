@@ -14,6 +14,8 @@ STORED_BITS = {16: 16.0, 8: 8.5, 4: 5.0}
 """Bits that a weight takes in the file: a scale and a bias of 16 bits each per group, 64 weights at q8, 32 at q4."""
 RESERVE = 300 * 2**20
 """What a step needs beside weights, keys and values."""
+BESIDE = 2_000_000_000
+"""What a conversation takes beside its model at most: the codec's processes (1.8 GB during a relief) and Python."""
 
 
 def needed_bytes(config: LMConfig, bits: int) -> int:
