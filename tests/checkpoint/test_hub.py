@@ -411,7 +411,7 @@ def test_a_folder_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (16e9, 200e9, 4, "q8 would take about 75 of 80 ms"),  # an M1 Pro
         (16e9, 68e9, 4, "q4 is the smallest, and even that may not keep up"),  # an M1
         (9e9, 400e9, 4, "q8 needs"),
-        (5e9, 400e9, 4, "even that needs 7.6 GB"),
+        (5e9, 400e9, 4, "even that needs 8.4 GB"),
         (32e9, 400e9, 8, "bf16 would take"),  # an M1 Max
         (64e9, 800e9, 16, "bf16 has the most bits"),  # an Ultra
         (16e9, 800e9, 8, "bf16 needs"),
