@@ -193,7 +193,7 @@ def test_a_precision_that_does_not_fit_is_refused_before_anything_is_made(
     monkeypatch.setattr(subjects, "available_memory", lambda: 10_000_000_000)
     monkeypatch.setattr(subjects, "random_lm", lambda *_, **__: pytest.fail("it was made"))
     line = refused(["bench", *bits], capsys)
-    assert "moshi in bf16 needs 18.1 GB of memory and 10.0 GB can be had; -q 4 fits" in line
+    assert "moshi in bf16 needs 18.9 GB of memory and 10.0 GB can be had; -q 4 fits" in line
 
 
 def test_what_does_not_fit_is_left_out_where_nobody_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_left_out_where_nobody_asked_for_it(monkeypatch: py
     found, unfit = subjects.random_subjects("moshi", None, None)
     assert ([subject.name for subject in found], unfit) == (["q4", "q8"], ["bf16"])
     monkeypatch.setattr(subjects, "available_memory", lambda: 1_000_000_000)
-    with pytest.raises(subjects.MoshiError, match=r"moshi in q4 needs 7\.6 GB .* no precision fits"):
+    with pytest.raises(subjects.MoshiError, match=r"moshi in q4 needs 8\.4 GB .* no precision fits"):
         subjects.random_subjects("moshi", None, None)
 
 
