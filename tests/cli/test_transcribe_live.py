@@ -36,16 +36,25 @@ def begin(*arguments: object) -> subprocess.Popen[str]:
     )
 
 
+def rest(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it still prints to its end; `communicate` would forget what has been read ahead."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    out, notes = process.stdout.read(), process.stderr.read()
+    process.wait(TIMEOUT_S)
+    return out, notes
+
+
 def test_the_microphone_is_transcribed_until_ctrl_c_and_the_last_words_are_told(room, tmp_path):
     process = begin("--json")
     assert process.stdout is not None
     frames = [json.loads(process.stdout.readline()) for _ in range(25)]
     assert not room.heard().any()  # no speaker was opened
     process.send_signal(signal.SIGINT)
-    out, notes = process.communicate(timeout=TIMEOUT_S)
+    out, notes = rest(process)
     assert process.returncode == 0, notes
-    *rest, whole = map(json.loads, out.splitlines())
-    frames += rest
+    *more, whole = map(json.loads, out.splitlines())
+    frames += more
     assert "listening; Ctrl-C ends it" in notes
     assert "".join(frame["text"] for frame in frames).strip() == whole["text"] != ""
     assert [word for frame in frames for word in frame["words"]] == whole["words"]
@@ -60,9 +69,8 @@ def test_a_second_ctrl_c_ends_it_at_once_and_loses_nothing(room, tmp_path):
     begun = process.stdout.read(20)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    out, notes = process.communicate(timeout=TIMEOUT_S)
+    out, notes = rest(process)
     assert process.returncode in (0, 130), notes
     assert "Traceback" not in notes
     written = (tmp_path / "said.txt").read_text()
-    assert written.split()[:2] == begun.split()[:2]
-    assert len(written.split()) >= len((begun + out).split()) - 1
+    assert "".join(written.split()).startswith("".join((begun + out).split()))

@@ -9,7 +9,6 @@ import moshi_mlx
 from moshi_mlx.errors import ConfigError, MoshiError
 from moshi_mlx.mimi import FRAME_SIZE
 from moshi_mlx.moshi import Moshi
-from moshi_mlx.pipeline import Reply
 from moshi_mlx.sampling import AUDIO_SAMPLING, TEXT_SAMPLING, Sampling
 from moshi_mlx.tasks import translation
 from moshi_mlx.tasks.lag import Lag, LagMeter
@@ -27,74 +26,20 @@ def stages(model: Moshi, **told: object) -> Translating:
     return Translating(model, translator(model, GREEDY, GREEDY, **told))  # pyright: ignore[reportArgumentType]
 
 
-def translated(model: Moshi, sound: np.ndarray, most: float, **told: object) -> tuple[Translating, list[Reply]]:
-    """A translation of `sound` that goes on for `most` seconds at most after it."""
-    work = stages(model, **told)
-    return work, list(work.translate([sound[i : i + FRAME_SIZE] for i in range(0, len(sound), FRAME_SIZE)], most))
-
-
-def by_hand(model: Moshi, sound: np.ndarray, after: int, quality: str = "very_good") -> tuple[list[int], np.ndarray]:
-    """Frame by frame: the sound, a frame of codes for its end, silence. Tokens, and what is said, [frames, 1920]."""
-    config, encoder, decoder = model.config, model.encoder(), model.decoder()
-    generator = moshi_mlx.Generator(
-        model.lm, GREEDY, GREEDY, conditions=model.lm.conditions([{"description": quality}]), text_read_as={2: 3}
-    )
-    codes = [encoder.encode(frame) for frame in sound.reshape(-1, FRAME_SIZE)]
-    codes.append(np.full(config.user_codebooks, config.card))
-    codes += [encoder.encode(np.zeros(FRAME_SIZE, np.float32)) for _ in range(after)]
-    frames = [generator.step(column) for column in codes]
-    silence = np.zeros(FRAME_SIZE, np.float32)
-    said = [silence if frame.audio is None else decoder.decode(frame.audio) for frame in frames]
-    return [int(frame.text) for frame in frames], np.stack(said)
-
-
-def test_the_source_is_followed_by_its_end_and_by_silence(model, speechlike):
-    sound = speechlike(6)
-    work, replies = translated(model, sound, most=0.4)
-    tokens, said = by_hand(model, sound, after=5)
-    assert [reply.token for reply in replies] == tokens
-    np.testing.assert_array_equal([reply.said for reply in replies], said)
-    np.testing.assert_array_equal(np.concatenate([reply.heard for reply in replies])[: len(sound)], sound)
-    assert not work.ended
-
-
-def test_quality_and_guidance_change_what_is_said(model, speechlike):
-    sound = speechlike(4)
-    tokens = {
-        (quality, guidance): [
-            reply.token for reply in translated(model, sound, 0, quality=quality, guidance=guidance)[1]
-        ]
-        for quality, guidance in (("very_good", 1.0), ("very_bad", 1.0), ("very_good", 3.0))
-    }
-    assert tokens["very_bad", 1.0] == by_hand(model, sound, 0, "very_bad")[0]
-    assert len({tuple(said) for said in tokens.values()}) == 3
-
-
-def test_it_ends_with_the_sound_of_the_end_of_text_after_the_source_and_not_before(model, speechlike, monkeypatch):
-    sound = speechlike(6)
-    before, _ = by_hand(model, sound, after=20)
-    end = before[3]  # a token that comes while the source speaks
-    monkeypatch.setattr(translation, "END_OF_TEXT", end)
-    _, replies = translated(model, sound, most=0.4)
-    assert replies[3].token == end
-    assert len(replies) >= 7
-    for frame in range(7, len(before)):  # a token that comes after it, for the first time since
-        if before[frame] not in before[:frame]:
-            monkeypatch.setattr(translation, "END_OF_TEXT", before[frame])
-            work, replies = translated(model, sound, most=3.0)
-            assert work.ended
-            assert [reply.token for reply in replies][: frame + 1] == before[: frame + 1]
-            assert len(replies) == frame + 1 + 2
-            return
-    pytest.fail("this model says the same tokens again and again")
+def test_quality_and_guidance_change_what_is_said(model):
+    codes = np.random.default_rng(0).integers(0, model.config.card, (12, model.config.user_codebooks))
+    said = set()
+    for quality, guidance in (("very_good", 1.0), ("very_bad", 1.0), ("very_good", 3.0)):
+        generator = translator(model, GREEDY, GREEDY, quality=quality, guidance=guidance)
+        said.add(tuple(int(generator.step(column).text) for column in codes))
+    assert len(said) == 3
 
 
 def test_it_ends_when_nothing_has_been_said_for_seconds(model, speechlike, monkeypatch):
     monkeypatch.setattr(translation, "QUIET_SECONDS", 0.4)
     work = stages(model)
     monkeypatch.setattr(work.generator, "step", quiet_after(9, work.generator.step))
-    sound = speechlike(4)
-    replies = list(work.translate(list(sound.reshape(-1, FRAME_SIZE)), 8.0))
+    replies = list(work.translate(list(speechlike(4).reshape(-1, FRAME_SIZE)), 8.0))
     assert work.ended
     assert len(replies) == 9 + 5 + 1 + 2  # the last text in frame 8
 
