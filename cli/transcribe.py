@@ -12,6 +12,7 @@ from moshi_mlx.errors import MoshiError
 from moshi_mlx.tasks.kinds import Kind
 
 from .common import add_model_arguments, check_places, load_model, path, write_text
+from .economy import add_economy_arguments
 from .transcripts import FORMATS, in_format, suffix, words_lines
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=int, default=4, metavar="N", help="files that are heard at once (default: %(default)s)"
     )
+    add_economy_arguments(parser)
     parser.add_argument("--temp", type=float, default=0.0, help="temperature; 0 takes the likeliest (default: 0)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same words (default: 0)")
 
