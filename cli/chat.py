@@ -33,7 +33,7 @@ EXAMPLE = "moshi-mlx chat --record recordings"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `chat`."""
-    add_model_arguments(parser)
+    add_model_arguments(parser, Kind.CONVERSE)
     add_economy_arguments(parser)
     add_sound_arguments(parser, "-o", "--output")
     add_sampling_arguments(parser)

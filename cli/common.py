@@ -28,15 +28,25 @@ KILLED = "times a process of the codec was killed: after each the sound is for a
 """What befell, after how often."""
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, default: str = "moshiko") -> None:
-    """--model and -q, as every command that runs a model has them."""
+def add_model_arguments(parser: argparse.ArgumentParser, kind: Kind | None = None) -> None:
+    """--model and, where there are published precisions to choose from, -q.
+
+    Without a `kind` the command takes models of every kind.
+    """
+    from moshi_mlx.tasks.kinds import Kind
+
+    named = "" if kind not in (None, Kind.CONVERSE) else "moshiko, moshika, "
+    small = "tiny and its kin" if kind is None else kind.built_in
+    default = (kind or Kind.CONVERSE).default_model
     parser.add_argument(
         "--model",
         default=default,
-        help="moshiko, moshika, tiny (built in, makes noise), a Hugging Face repository, or a folder "
-        "(default: %(default)s)",
+        help=f"{named}a Hugging Face repository, a folder, or {small} (built in, makes noise; default: %(default)s)",
     )
-    add_bits_argument(parser)
+    if named:
+        add_bits_argument(parser)
+    else:
+        parser.set_defaults(bits=None)
 
 
 def add_bits_argument(parser: argparse.ArgumentParser) -> None:

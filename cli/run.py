@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "output", metavar="OUT.wav", type=path, help="what Moshi says beside it: 24 kHz, as long as the input"
     )
-    add_model_arguments(parser)
+    add_model_arguments(parser, Kind.CONVERSE)
     parser.add_argument("--stereo", action="store_true", help="put the user on the left and Moshi on the right")
     parser.add_argument(
         "--tail",

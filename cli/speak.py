@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a voice of kyutai/tts-voices by its name, a voice's file, or hf://org/repo/name; twice for two speakers",
     )
     parser.add_argument("--list-voices", action="store_true", help="print the names of the model's voices, and end")
-    add_model_arguments(parser, default=Kind.SPEAK.default_model)
+    add_model_arguments(parser, Kind.SPEAK)
     add_manner_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end, and nothing else")
 

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files", metavar="FILE", nargs="*", type=path, help="sound of any format and rate; none: the microphone"
     )
-    add_model_arguments(parser, default=Kind.TRANSCRIBE.default_model)
+    add_model_arguments(parser, Kind.TRANSCRIBE)
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--format",

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", metavar="FILE", nargs="?", type=path, help="sound of any format and rate; none: the microphone"
     )
-    add_model_arguments(parser, default=Kind.TRANSLATE.default_model)
+    add_model_arguments(parser, Kind.TRANSLATE)
     add_economy_arguments(parser)
     parser.add_argument(
         "-o",

@@ -25,7 +25,7 @@ EXAMPLE = 'moshi-mlx write "Aujourd\'hui, il est temps" --max-tokens 100'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `write`."""
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue; -: read it from stdin")
-    add_model_arguments(parser, default=Kind.WRITE.default_model)
+    add_model_arguments(parser, Kind.WRITE)
     parser.add_argument(
         "--max-tokens", type=int, default=256, metavar="N", help="write no more than these (default: %(default)s)"
     )

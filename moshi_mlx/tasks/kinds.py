@@ -23,6 +23,8 @@ class Traits:
     """The `moshi-mlx` commands that run it, the first one live."""
     default: str
     """The model that the command takes when none is named."""
+    built_in: str
+    """The small one that is always there."""
     model_types: tuple[str, ...]
     """Kyutai's words for it: `model_type` in config.json."""
     hears: bool
@@ -34,11 +36,35 @@ class Traits:
 class Kind(Enum):
     """The five things that a model of this family does."""
 
-    CONVERSE = Traits("converses", ("chat", "run"), "moshiko", ("moshi",), hears=True, sounds=True)
-    TRANSCRIBE = Traits("listens", ("transcribe",), "kyutai/stt-1b-en_fr-mlx", ("stt",), hears=True, sounds=False)
-    SPEAK = Traits("speaks", ("speak",), "kyutai/tts-1.6b-en_fr", ("tts",), hears=False, sounds=True)
-    TRANSLATE = Traits("translates", ("translate",), "kyutai/hibiki-1b-mlx-bf16", ("hibiki",), hears=True, sounds=True)
-    WRITE = Traits("writes", ("write",), "kyutai/helium-1-preview-2b", ("helium",), hears=False, sounds=False)
+    CONVERSE = Traits("converses", ("chat", "run"), "moshiko", "tiny", ("moshi",), hears=True, sounds=True)
+    TRANSCRIBE = Traits(
+        "listens",
+        ("transcribe",),
+        "kyutai/stt-1b-en_fr-mlx",
+        "tiny-stt",
+        ("stt",),
+        hears=True,
+        sounds=False,
+    )
+    SPEAK = Traits("speaks", ("speak",), "kyutai/tts-1.6b-en_fr", "tiny-tts", ("tts",), hears=False, sounds=True)
+    TRANSLATE = Traits(
+        "translates",
+        ("translate",),
+        "kyutai/hibiki-1b-mlx-bf16",
+        "tiny-hibiki",
+        ("hibiki",),
+        hears=True,
+        sounds=True,
+    )
+    WRITE = Traits(
+        "writes",
+        ("write",),
+        "kyutai/helium-1-preview-2b",
+        "tiny-helium",
+        ("helium",),
+        hears=False,
+        sounds=False,
+    )
 
     @property
     def commands(self) -> tuple[str, ...]:
@@ -54,6 +80,11 @@ class Kind(Enum):
     def default_model(self) -> str:
         """What the command runs when no model is named."""
         return self.value.default
+
+    @property
+    def built_in(self) -> str:
+        """The small model that runs without a download, and makes noise."""
+        return self.value.built_in
 
     @property
     def needs_codec(self) -> bool:
