@@ -18,8 +18,8 @@ from ...errors import CheckpointError, MoshiError
 
 VOICES = "kyutai/tts-voices"
 """Kyutai's repository; each of its folders has a licence of its own, told in its README."""
-DEFAULT_VOICE = "expresso/ex03-ex01_happy_001_channel1_334s.wav"
-"""The voice of Kyutai's own examples."""
+DEFAULT_VOICE = "vctk/p225_023.wav"
+"""From the VCTK corpus, which is CC-BY 4.0 as the models are; the voices of some other folders are not."""
 SPEAKER = "speaker_wavs"
 """The condition that a speaker's vectors are given to."""
 
