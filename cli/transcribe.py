@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moshi_mlx.errors import MoshiError
+from moshi_mlx.errors import AudioError, MoshiError
 from moshi_mlx.tasks.kinds import Kind
 
 from .common import add_model_arguments, check_places, load_model, path, write_text
@@ -16,6 +16,8 @@ from .economy import add_economy_arguments
 from .transcripts import FORMATS, in_format, suffix, words_lines
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from moshi_mlx.moshi import Moshi
     from moshi_mlx.sampling import Sampling
     from moshi_mlx.tasks.transcription import Heard
@@ -37,8 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         default="text",
-        help="plain text; words with start and end in seconds, one a line; subtitles; or JSON with words, times and "
-        "the probability of a pause in every frame of 80 ms (default: %(default)s)",
+        help="plain text; words with start and end in seconds, one a line; subtitles; or JSON with words, times and, "
+        "from a model that tells it (kyutai/stt-1b-en_fr-candle), the probability of a pause in every frame of 80 ms "
+        "(default: %(default)s)",
     )
     form.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     parser.add_argument(
@@ -70,16 +73,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def transcribe_files(args: argparse.Namespace, sampling: Sampling) -> None:
-    """Transcribe the FILEs, the longest first, so that those heard together are about as long as each other."""
+    """Transcribe the FILEs, the longest first, so that those heard together are about as long as each other.
+
+    Raises:
+        AudioError: some are broken further on; the others' transcripts have been written.
+    """
     from moshi_mlx.audio_file import sound_seconds
 
     seconds = {file: sound_seconds(file) for file in args.files}
     targets = choose_targets(args.files, args.output, args.format)
     moshi = load_model(args, Kind.TRANSCRIBE)
     files = sorted(seconds, key=lambda file: -seconds[file])
+    broken: dict[Path, AudioError] = {}
     for first in range(0, len(files), args.batch):
         batch = files[first : first + args.batch]
-        transcribe_batch(args, moshi, sampling, {file: targets[file] for file in batch}, seconds[batch[0]])
+        broken |= transcribe_batch(args, moshi, sampling, {file: targets[file] for file in batch}, seconds[batch[0]])
+    if broken:
+        raise AudioError("; ".join(map(str, broken.values())))
 
 
 def choose_targets(files: Sequence[Path], output: Path | None, form: str) -> dict[Path, Path | None]:
@@ -107,9 +117,11 @@ def choose_targets(files: Sequence[Path], output: Path | None, form: str) -> dic
 
 def transcribe_batch(
     args: argparse.Namespace, moshi: Moshi, sampling: Sampling, targets: dict[Path, Path | None], seconds: float
-) -> None:
-    """Transcribe some files at once, and write or print what was said; a single one is printed as it comes."""
-    from moshi_mlx.audio_file import read_blocks
+) -> dict[Path, AudioError]:
+    """Transcribe some files at once, and write or print what was said; a single one is printed as it comes.
+
+    Returns what is wrong with those that could not be read to their end; their transcripts are not kept.
+    """
     from moshi_mlx.checkpoint.load import memory_needed
     from moshi_mlx.live.system import steady_memory
     from moshi_mlx.mimi import FRAME_RATE
@@ -118,21 +130,36 @@ def transcribe_batch(
     from .display import Answering
 
     files, start = list(targets), time.perf_counter()
+    broken: dict[Path, AudioError] = {}
     as_it_comes = len(args.files) == 1 and args.output is None and args.format in ("text", "words")
     title = files[0].name if len(files) == 1 else f"{len(files)} files"
     answering = Answering(as_it_comes)
     with steady_memory(memory_needed(moshi.checkpoint)):
-        work = Transcription(moshi, [read_blocks(file) for file in files], sampling, args.seed)
+        work = Transcription(moshi, [_until_broken(file, broken) for file in files], sampling, args.seed)
         for heard in answering.progress(work, seconds * FRAME_RATE + work.beside, title):
             tell(answering, heard, args.format)
     answering.end()
     if as_it_comes:
-        return
+        return broken
     took = time.perf_counter() - start
     for file, transcript in zip(files, work.transcripts, strict=True):
+        if file in broken:
+            continue
         about = {"file": str(file), "model": args.model, "precision": moshi.checkpoint.precision}
         about |= {"files_at_once": len(files), "wall_seconds": round(took, 3)}
-        put(in_format(transcript, args.format, about), targets[file], f"{file}:" if len(args.files) > 1 else None)
+        heading = f"{file}:" if len(args.files) > 1 and args.format != "json" else None
+        put(in_format(transcript, args.format, about), targets[file], heading)
+    return broken
+
+
+def _until_broken(file: Path, broken: dict[Path, AudioError]) -> Iterator[np.ndarray]:
+    """The sound of a file as far as it can be read, so that those heard beside it go on; what is wrong is noted."""
+    from moshi_mlx.audio_file import read_blocks
+
+    try:
+        yield from read_blocks(file)
+    except AudioError as error:
+        broken[file] = error
 
 
 def tell(answering: Answering, heard: list[Heard | None], form: str) -> None:
@@ -146,6 +173,6 @@ def put(text: str, target: Path | None, heading: str | None) -> None:
     if target is not None:
         write_text(target, text)
         return
-    if heading is not None and not text.startswith("{"):
+    if heading is not None:
         print(heading)
-    print(text, end="\n" if heading is not None and not text.startswith("{") else "", flush=True)
+    print(text, end="" if heading is None else "\n", flush=True)

@@ -100,6 +100,18 @@ def test_failures_end_in_one_sentence_and_leave_nothing(sounds, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_file_that_is_broken_further_on_does_not_take_the_others_with_it(sounds, tmp_path):
+    data = bytearray(sounds[1].read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 2000] = bytes(2000)
+    (tmp_path / "broken.flac").write_bytes(data)
+    done = transcribe(tmp_path / "broken.flac", sounds[0], "--json", "-o", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    *_, told = done.stderr.splitlines()
+    assert told.startswith(f"moshi-mlx: error: {tmp_path / 'broken.flac'} is broken after ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "broken.flac"]
+    assert json.loads((tmp_path / "a.json").read_text())["seconds"] == 0.48
+
+
 def test_a_model_that_converses_is_sent_to_the_right_command(sounds):
     done = transcribe(sounds[0], model="tiny")
     assert (done.returncode, done.stdout) == (2, "")
