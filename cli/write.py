@@ -68,7 +68,7 @@ def read_prompt(given: str) -> str:
     """
     where, data = "the prompt", given.encode("utf-8", "surrogateescape")
     if given == "-":
-        where, data = "what comes on stdin", sys.stdin.buffer.read().rstrip(b"\r\n")
+        where, data = "what comes on stdin", b"" if sys.stdin is None else sys.stdin.buffer.read().rstrip(b"\r\n")
     try:
         prompt = data.decode("utf-8")
     except UnicodeDecodeError as error:

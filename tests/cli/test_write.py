@@ -70,7 +70,6 @@ FAILURES = {
     "a model that converses": ((PROMPT,), "tiny", b"", "use `moshi-mlx chat --model tiny`"),
     "no tokens": ((PROMPT, "--max-tokens", "0"), "tiny-helium", b"", "--max-tokens must be at least 1"),
     "no share": ((PROMPT, "--top-p", "0"), "tiny-helium", b"", "top-p must be above 0"),
-    "a precision": ((PROMPT, "-q", "4"), "tiny-helium", b"", "leave -q out"),
 }
 
 
