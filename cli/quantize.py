@@ -149,7 +149,7 @@ def _calibrate(files: list[str], seconds: float, conversion: Conversion) -> Over
 def _report(conversion: Conversion, seconds: float) -> dict[str, Any]:
     import mlx.core as mx
 
-    from moshi_mlx.quantize.card import MEASURE
+    from moshi_mlx.quantize.card import measuring
 
     size, source = conversion.size, conversion.source
     return {
@@ -163,7 +163,7 @@ def _report(conversion: Conversion, seconds: float) -> dict[str, Any]:
         "bytes_by_part": size.parts,
         "seconds": round(seconds, 2),
         "peak_memory_bytes": mx.get_peak_memory(),
-        "quality": f"not yet measured on Moshi; `{MEASURE}` measures it",
+        "quality": f"not yet measured; `{measuring(source.config)}` measures it",
     }
 
 

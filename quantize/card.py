@@ -10,11 +10,14 @@ from moshi_mlx.checkpoint.formats import Format
 from moshi_mlx.checkpoint.inspect import Checkpoint
 from moshi_mlx.config import LMConfig
 from moshi_mlx.memory import human_bytes
+from moshi_mlx.tasks.kinds import kind_of
 
 from .recipes import Formats, Recipe, size_of
 
-MEASURE = "moshi-mlx compare REFERENCE MODEL --audio SPEECH.wav"
-"""The one command that says what a recipe costs."""
+
+def measuring(config: LMConfig) -> str:
+    """The one command that says what a recipe costs: on speech, where the model hears any."""
+    return "moshi-mlx compare REFERENCE MODEL" + " --audio SPEECH.wav" * bool(config.user_codebooks)
 
 
 def config_of(config: LMConfig, formats: Formats, weights: str | None, companions: Mapping[str, str]) -> dict[str, Any]:
@@ -64,8 +67,8 @@ def model_card(source: Checkpoint, recipe: Recipe, formats: Formats, base_model:
         f"- {size.parameters / 1e9:.3f} B parameters in {human_bytes(size.nbytes)}: "
         f"{size.bits_per_weight:.2f} bits per weight, scales included",
         f"- {human_bytes(size.frame_bytes)} of weights read per frame of 80 ms",
-        f"- quality: not yet measured on Moshi; `{MEASURE}` measures it", "",
-        "## Use", "", "```", "moshi-mlx run --model FOLDER IN.wav OUT.wav", "```", "",
+        f"- quality: not yet measured; `{measuring(source.config)}` measures it", "",
+        "## Use", "", "```", f"moshi-mlx {kind_of(source.config).command} --model FOLDER", "```", "",
         "## Licence", "", licence[1], "",
     ]  # fmt: skip
     return "\n".join(lines)

@@ -92,6 +92,7 @@ def test_it_is_quantized_and_what_that_cost_is_compared(
     source, quantized = str(tiny_folder(model)), str(tmp_path / "q8")
     assert main(["quantize", source, quantized, "--q-bits", "8", "--q-group-size", "32"]) == 0
     assert inspect(quantized).precision == "q8"
+    assert ("--audio SPEECH.wav" in capsys.readouterr().out) == kind(model).value.hears
     assert main(["info", quantized, "--check"]) == 0
     capsys.readouterr()
     assert main(["compare", source, quantized, "--json"]) == 0
