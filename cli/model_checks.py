@@ -29,6 +29,8 @@ LEAST_DISK = 1_000_000_000
 class Subject:
     """The model that is asked about."""
 
+    model: str
+    """As `--model` takes it."""
     name: str
     config: LMConfig
     bits: int
@@ -36,7 +38,7 @@ class Subject:
     nbytes: int
     """Of its weights."""
     needed: int
-    """Bytes of memory for a conversation."""
+    """Bytes of memory for a conversation, the codec's processes included."""
     missing: int
     """Bytes still to be downloaded."""
 
@@ -88,7 +90,7 @@ def _not_here(model: str, bits: int, economy: Economy) -> tuple[Check, Subject]:
         f"{name} is not downloaded yet ({human_bytes(size)})",
         f"moshi-mlx download {model} -q {bits}, or let chat do it",
     )
-    return check, Subject(name, config, bits, size, memory_needed(config, bits), size)
+    return check, Subject(model, name, config, bits, size, memory_needed(config, bits), size)
 
 
 def _announced(model: str, bits: int | None, economy: Economy, missing: int) -> Subject | None:
@@ -102,12 +104,13 @@ def _announced(model: str, bits: int | None, economy: Economy, missing: int) -> 
 
 
 def _subject(model: str, checkpoint: Checkpoint, economy: Economy, missing: int = 0) -> Subject:
-    from moshi_mlx.checkpoint.load import memory_needed
+    from moshi_mlx.checkpoint.load import window_bytes
+    from moshi_mlx.checkpoint.sizes import BESIDE, RESERVE
 
     checkpoint = checkpoint.run_as(economy)
-    name = f"{Path(model).name} {checkpoint.precision}"
-    bits = _nearest_bits(checkpoint)
-    return Subject(name, checkpoint.config, bits, checkpoint.nbytes, memory_needed(checkpoint), missing)
+    config, name = checkpoint.config, f"{Path(model).name} {checkpoint.precision}"
+    needed = checkpoint.nbytes + window_bytes(checkpoint) + (BESIDE if config.n_q else RESERVE)
+    return Subject(model, name, config, _nearest_bits(checkpoint), checkpoint.nbytes, needed, missing)
 
 
 def _nearest_bits(checkpoint: Checkpoint) -> int:
@@ -147,13 +150,14 @@ def check_speed(subject: Subject, bandwidth: float, gpu: bool) -> Check:
     from moshi_mlx.bench.verdict import Standing, verdict
     from moshi_mlx.checkpoint.sizes import frame_bytes
     from moshi_mlx.speed import FRAME_S, KEEPS_UP_S, predict
+    from moshi_mlx.tasks.kinds import kind_of
 
     if not gpu and subject.nbytes > LARGE_MODEL:
         return Check(
             "speed",
             "problem",
             f"without a GPU a frame of {subject.name} takes seconds where it may take {1000 * FRAME_S:.0f} ms",
-            "use a Mac with Apple Silicon; --model tiny runs anywhere, and makes noise",
+            f"use a Mac with Apple Silicon; --model {kind_of(subject.config).built_in} runs anywhere, and makes noise",
         )
     likely = predict(frame_bytes(subject.config, subject.bits), bandwidth).likely_s
     sentence = verdict([Standing(subject.name, likely, predicted=True)]).rstrip(".")
@@ -162,10 +166,14 @@ def check_speed(subject: Subject, bandwidth: float, gpu: bool) -> Check:
         return Check("speed", "ok", told)
     if likely <= FRAME_S:
         return Check("speed", "warning", told, _smaller(subject, "close other programs"))
-    shorter = "try --kv-bits 8, and a shorter window with --context 1500"
+    shorter = f"try --kv-bits 8, and a shorter window with --context {subject.config.transformer.context // 2}"
     return Check("speed", "problem", told, _smaller(subject, shorter))
 
 
 def _smaller(subject: Subject, otherwise: str) -> str:
     """Advice to use fewer bits, where there are fewer."""
-    return "use -q 4" if subject.bits > 4 else otherwise
+    from moshi_mlx.checkpoint.hub import SHORT_NAMES
+
+    if subject.bits <= 4:
+        return otherwise
+    return "use -q 4" if subject.model in SHORT_NAMES else f"make it smaller: moshi-mlx quantize {subject.model} FOLDER"

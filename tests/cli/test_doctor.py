@@ -190,7 +190,7 @@ def test_each_fault_of_a_machine_gets_its_advice(check: Check, state: str, words
 def published(bits: int, **changes: object) -> Subject:
     config = LMConfig.from_dict(MOSHI_7B)
     size = model_bytes(config, bits)
-    subject = Subject(f"moshiko {bits}", config, bits, size, memory_needed(config, bits), size)
+    subject = Subject("moshiko", f"moshiko {bits}", config, bits, size, memory_needed(config, bits), size)
     return replace(subject, **changes)  # pyright: ignore[reportArgumentType]
 
 
@@ -222,6 +222,8 @@ def test_memory_and_disk_that_do_not_suffice_are_problems() -> None:
     assert model_checks.check_memory(published(4, needed=10**6)).state == "ok"
     short = model_checks.check_memory(published(8, needed=10**15))
     assert (short.state, short.advice) == ("problem", "use -q 4")
+    other = model_checks.check_memory(published(8, needed=10**15, model="org/other"))
+    assert other.advice == "make it smaller: moshi-mlx quantize org/other FOLDER"
     assert model_checks.check_disk(published(4, missing=0)).state in ("ok", "warning")
     full = model_checks.check_disk(published(4, missing=10**18))
     assert full.state == "problem"
