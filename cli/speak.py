@@ -216,9 +216,10 @@ def speak(
     from .saying import FileSink, LiveSink, Saying
 
     with ExitStack() as stack:
-        stack.enter_context(steady_memory(memory_needed(moshi.checkpoint)))
         with status("warming up"):
             speech = make_speech(moshi, voices, manner)
+            needed = memory_needed(moshi.checkpoint, speech.generator.guidance.rows(1))
+            stack.enter_context(steady_memory(needed))
             decoder = stack.enter_context(moshi.codec.decoder(speech.generator.codebooks))
         knows_speakers = SPEAKER in moshi.config.conditioners
         reader = ScriptReader(moshi.text, len(voices) > 1, knows_speakers, manner.padding_between)

@@ -134,7 +134,7 @@ def transcribe_batch(
     as_it_comes = len(args.files) == 1 and args.output is None and args.format in ("text", "words")
     title = files[0].name if len(files) == 1 else f"{len(files)} files"
     answering = Answering(as_it_comes)
-    with steady_memory(memory_needed(moshi.checkpoint)):
+    with steady_memory(memory_needed(moshi.checkpoint, rows=len(files))):
         work = Transcription(moshi, [_until_broken(file, broken) for file in files], sampling, args.seed)
         for heard in answering.progress(work, seconds * FRAME_RATE + work.beside, title):
             tell(answering, heard, args.format)

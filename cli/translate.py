@@ -153,7 +153,8 @@ def translated(args: argparse.Namespace, reader: AudioReader) -> dict[str, Any]:
     takes = Takes()
     stages = make_stages(args, moshi, takes.add)
     total = (reader.duration + args.tail) * FRAME_RATE
-    with steady_memory(memory_needed(moshi.checkpoint)), ExitStack() as stack:
+    needed = memory_needed(moshi.checkpoint, stages.generator.guidance.rows(1))
+    with steady_memory(needed), ExitStack() as stack:
         writer = stack.enter_context(WavWriter(args.target, 1 if args.mono else 2)) if args.target else None
 
         def keep(reply: Reply) -> None:

@@ -148,3 +148,6 @@ def test_a_checkpoint_runs_in_another_type_and_less_memory() -> None:
     assert np.isfinite(frame.logits.text).all()
     assert generator.cache_bytes == window_bytes(checkpoint) == window_bytes(plain) // 4 * 9 // 32
     assert memory_needed(plain) - memory_needed(checkpoint) == window_bytes(plain) - window_bytes(checkpoint)
+    batch = Generator(lm, batch_size=3)
+    batch.skip_to(70)
+    assert memory_needed(checkpoint, 3) - memory_needed(checkpoint) == batch.cache_bytes - generator.cache_bytes

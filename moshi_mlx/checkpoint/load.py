@@ -54,9 +54,14 @@ def load_checkpoint(checkpoint: Checkpoint) -> LM:
     return lm
 
 
-def memory_needed(checkpoint: Checkpoint) -> int:
-    """Bytes to run a checkpoint through a conversation of any length: weights, keys and values, a reserve."""
-    return checkpoint.nbytes + window_bytes(checkpoint) + sizes.RESERVE
+def memory_needed(checkpoint: Checkpoint, rows: int = 1) -> int:
+    """Bytes to run a checkpoint through a conversation of any length: weights, keys and values, a reserve.
+
+    Args:
+        checkpoint: the model.
+        rows: of the network's batch, each with keys and values of its own: twice as many with guidance.
+    """
+    return checkpoint.nbytes + rows * window_bytes(checkpoint) + sizes.RESERVE
 
 
 def window_bytes(checkpoint: Checkpoint) -> int:

@@ -127,7 +127,8 @@ class Conversation:
             MoshiError: what a stage ran into; the devices are given back first.
         """
         self.stages.warm_up()
-        record, steady = self.recording or nullcontext(), steady_memory(memory_needed(self.moshi.checkpoint))
+        needed = memory_needed(self.moshi.checkpoint, self.stages.generator.guidance.rows(1))
+        record, steady = self.recording or nullcontext(), steady_memory(needed)
         with record, steady, collected_by_hand(), kept_awake(), self.duplex:
             self._began = time.perf_counter()
             threads = [self._start(self._listen, "encoder"), self._start(self._speak, "decoder")]
