@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moshi_mlx.errors import MoshiError
 
-from .common import check_target, locate_model, note
+from .common import check_target, locate_model, note, path
 from .economy import add_economy_arguments, economy_of
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peer-python", metavar="PYTHON", help="the Python of its environment (docs/results.md tells how to make it)"
     )
     out = parser.add_argument_group("output")
-    out.add_argument("--plot", metavar="FILE", type=Path, help="draw latency and memory: .png, .svg or .pdf")
+    out.add_argument("--plot", metavar="FILE", type=path, help="draw latency and memory: .png, .svg or .pdf")
     out.add_argument("--json", action="store_true", help="print one JSON object with every frame, and nothing else")
 
 
@@ -108,7 +108,6 @@ def _check(args: argparse.Namespace) -> tuple[str, ...]:
     if unknown:
         raise MoshiError(f"--stages does not know {unknown[0]!r}; it takes {', '.join(STAGES)}")
     if args.plot:
-        args.plot = args.plot.expanduser()
         check_target(args.plot)
         if args.plot.suffix.lower() not in PICTURES:
             raise MoshiError(f"{args.plot} must end in {', '.join(PICTURES)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,7 +75,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 def path(text: str) -> Path:
     """A path from the command line; `~` is the home folder wherever it stands."""
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # Path.expanduser fails on the home of a user who does not exist
 
 
 def make_sampling(args: argparse.Namespace) -> tuple[Sampling, Sampling]:
@@ -155,6 +156,12 @@ def check_target(target: Path) -> None:
         raise MoshiError(f"{target} is a device or a pipe; name a file")
     if not target.absolute().parent.is_dir():
         raise MoshiError(f"{target} cannot be written: its folder does not exist")
+
+
+def check_wav(target: Path) -> None:
+    """Refuse a name that promises another kind of file than is written."""
+    if target.suffix.lower() != ".wav":
+        raise MoshiError(f"{target} would be a wav file: give it a name that ends in .wav")
 
 
 def write_text(target: Path, text: str) -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 from importlib.resources import as_file, files
 
-from .common import check_target, path
+from .common import check_target, check_wav, path
 from .replies import print_report
 from .run import answer
 
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from moshi_mlx.audio_file import read_blocks
 
     check_target(args.output)
+    check_wav(args.output)
     with as_file(files("moshi_mlx") / "assets" / SPEECH) as speech:
         report = answer(args, read_blocks(speech), show_text=False)
     if args.json:

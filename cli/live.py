@@ -8,13 +8,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moshi_mlx.errors import MoshiError
 
-from .common import note
+from .common import note, path
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -50,7 +49,7 @@ def add_sound_arguments(parser: argparse.ArgumentParser, *speaker: str) -> None:
         "headphones)",
     )
     sound.add_argument(
-        "--record", metavar="DIR", type=Path, help="keep both sides, the words and a trace in a new folder there"
+        "--record", metavar="DIR", type=path, help="keep both sides, the words and a trace in a new folder there"
     )
 
 
@@ -120,8 +119,6 @@ def choose_view(conversation: Conversation, args: argparse.Namespace) -> View:
     """The screen on a terminal; elsewhere plain text, or JSON."""
     from .follow import JsonView, PlainView
 
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # Moshi's words may hold what a terminal's encoding does not
     if args.json:
         return JsonView(conversation)
     if not sys.stdout.isatty():

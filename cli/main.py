@@ -10,6 +10,7 @@ import argparse
 import importlib
 import os
 import sys
+from io import TextIOWrapper
 
 from moshi_mlx.errors import MoshiError
 
@@ -58,6 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # words may hold what a terminal's encoding does not
     try:
         try:
             return _run(argv)

@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import KILLED, note, write_text
+from moshi_mlx.errors import MoshiError
+
+from .common import KILLED, check_places, check_wav, note, write_text
+from .transcripts import words_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +21,23 @@ if TYPE_CHECKING:
     from moshi_mlx.moshi import Moshi
     from moshi_mlx.pipeline import Reply, Stages
     from moshi_mlx.text import TextTokenizer, Word
+
+
+def check_outputs(source: Path, target: Path | None, transcript: Path | None, tail: float) -> None:
+    """Refuse, before any work, what cannot be written, or a tail that nobody would wait for.
+
+    Raises:
+        MoshiError: what is wrong, and where.
+    """
+    for place in (target, transcript):
+        if place is not None:
+            check_places(source, place)
+    if target is not None:
+        check_wav(target)
+        if transcript is not None and target.resolve() == transcript.resolve():
+            raise MoshiError(f"{target} cannot be both the sound and its transcript")
+    if not 0 <= tail <= 3600:
+        raise MoshiError(f"--tail must lie between 0 and 3600 seconds, not {tail}")
 
 
 class Monologue:
@@ -133,4 +153,4 @@ def print_report(name: str, report: dict[str, Any]) -> None:
 
 def write_transcript(file: Path, words: Sequence[Word]) -> None:
     """Words with start and end in seconds, one a line."""
-    write_text(file, "".join(f"{word.start:.2f}\t{word.end:.2f}\t{word.text}\n" for word in words))
+    write_text(file, words_lines(words))

@@ -8,20 +8,18 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from moshi_mlx.errors import MoshiError
 from moshi_mlx.tasks.kinds import Kind
 
 from .common import (
     add_model_arguments,
     add_sampling_arguments,
-    check_places,
     load_model,
     make_generator,
     make_sampling,
     path,
 )
 from .economy import add_economy_arguments
-from .replies import Takes, columns, figures, print_report, tell, write_transcript
+from .replies import Takes, check_outputs, columns, figures, print_report, tell, write_transcript
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,15 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """Answer the file; returns the exit code."""
     from moshi_mlx.audio_file import read_blocks
 
-    check_places(args.input, args.output)
-    if args.output.suffix.lower() != ".wav":
-        raise MoshiError(f"{args.output} would be a wav file: give it a name that ends in .wav")
-    if args.transcript:
-        check_places(args.input, args.transcript)
-        if args.transcript.resolve() == args.output.resolve():
-            raise MoshiError(f"{args.transcript} cannot be both the reply and its transcript")
-    if not 0 <= args.tail <= 3600:
-        raise MoshiError(f"--tail must lie between 0 and 3600 seconds, not {args.tail}")
+    check_outputs(args.input, args.output, args.transcript, args.tail)
     report = answer(args, read_blocks(args.input), show_text=not args.json)
     if args.json:
         print(json.dumps(report))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.tasks.kinds import Kind
 
-from .common import add_model_arguments, check_kind, check_target, load_model, note, path
+from .common import add_model_arguments, check_kind, check_target, check_wav, load_model, note, path
 
 if TYPE_CHECKING:
     from moshi_mlx.moshi import Moshi
@@ -81,10 +81,10 @@ def add_manner_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("sampling")
     group.add_argument(
-        "--cfg-coef",
+        "--guidance",
         type=float,
         default=2.0,
-        help="guidance: more keeps closer to voice and text; 1 is none (default: %(default)s)",
+        help="more keeps closer to voice and text; 1 is none (default: %(default)s)",
     )
     group.add_argument("--temp", type=float, default=0.6, help="temperature; 0 is greedy (default: %(default)s)")
     group.add_argument("--top-k", type=int, default=250, help="choose among the k best codes; 0: all (default: 250)")
@@ -103,8 +103,7 @@ def run(args: argparse.Namespace) -> int:
     manner, text = make_manner(args), open_text(args)
     if args.output is not None:
         check_target(args.output)
-        if args.output.suffix.lower() != ".wav":
-            raise MoshiError(f"{args.output} would be a wav file: give it a name that ends in .wav")
+        check_wav(args.output)
     book = open_book(args)
     voices = args.voice or [book.default]
     files = [book.find(voice) for voice in voices]
@@ -112,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         check_speaker(args.speaker)
     moshi = load_model(args, Kind.SPEAK, codec_ahead=manner.codebooks is None)
     report = speak(args, moshi, files, text, manner)
-    report |= {"model": args.model, "voices": voices, "cfg_coef": args.cfg_coef, "seed": args.seed}
+    report |= {"model": args.model, "voices": voices, "guidance": args.guidance, "seed": args.seed}
     if args.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
@@ -154,7 +153,7 @@ def make_manner(args: argparse.Namespace) -> Manner:
     from moshi_mlx.tasks.speaking.manner import Manner
 
     return Manner(
-        guidance=args.cfg_coef,
+        guidance=args.guidance,
         padding_between=args.padding_between,
         padding_bonus=args.padding_bonus,
         max_padding=args.max_padding,

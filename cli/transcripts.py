@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moshi_mlx.tasks.transcription import TimedWord, Transcript
+    from moshi_mlx.text import Word
 
 FORMATS = ("text", "words", "srt", "vtt", "json")
 _SUFFIXES = {"text": ".txt", "words": ".tsv"}
@@ -41,6 +42,6 @@ def as_json(transcript: Transcript) -> dict[str, Any]:
     }
 
 
-def words_lines(words: Sequence[TimedWord]) -> str:
+def words_lines(words: Sequence[TimedWord | Word]) -> str:
     """One line a word: start, end, text, with tabs between."""
     return "".join(f"{word.start:.2f}\t{word.end:.2f}\t{word.text}\n" for word in words)

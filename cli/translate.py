@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.tasks.kinds import Kind
 
-from .common import add_model_arguments, check_kind, check_places, load_model, note, path
+from .common import add_model_arguments, check_kind, load_model, note, path
 from .economy import add_economy_arguments
 from .live import (
     add_sound_arguments,
@@ -23,7 +23,7 @@ from .live import (
     report,
     stopped_by_signals,
 )
-from .replies import Takes, columns, figures, print_report, tell, write_transcript
+from .replies import Takes, check_outputs, columns, figures, print_report, tell, write_transcript
 
 if TYPE_CHECKING:
     from moshi_mlx.audio_file import AudioReader
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_economy_arguments(parser)
     parser.add_argument(
         "-o",
+        "--output",
         dest="target",
         metavar="OUT.wav",
         type=path,
@@ -119,27 +120,16 @@ def translate_file(args: argparse.Namespace) -> None:
     """Translate a file, tell its words as they come, and write what is said."""
     from moshi_mlx.audio_file import read_blocks
 
-    check_targets(args)
+    if args.record is not None:
+        raise MoshiError("--record goes with the microphone; -o keeps the translation of a FILE")
+    check_outputs(args.file, args.target, args.transcript, args.tail)
     check_sampling(args)
-    if not 0 <= args.tail <= 3600:
-        raise MoshiError(f"--tail must lie between 0 and 3600 seconds, not {args.tail}")
     result = translated(args, read_blocks(args.file))
     if args.json:
         print(json.dumps(result, ensure_ascii=False))
         return
     print_report(result["output"] or str(args.file), result)
     note(lag_sentence(result["lag"]))
-
-
-def check_targets(args: argparse.Namespace) -> None:
-    """Refuse, before any work, what cannot be written."""
-    for target in (args.target, args.transcript):
-        if target is not None:
-            check_places(args.file, target)
-    if args.target is not None and args.target.suffix.lower() != ".wav":
-        raise MoshiError(f"{args.target} would be a wav file: give it a name that ends in .wav")
-    if args.target is not None and args.transcript is not None and args.target.resolve() == args.transcript.resolve():
-        raise MoshiError(f"{args.target} cannot be both the translation and its transcript")
 
 
 def translated(args: argparse.Namespace, reader: AudioReader) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def test_what_is_wrong_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFix
     assert "ends in .wav" in refusal(capsys, "Hi.", *tiny, "-o", str(tmp_path / "x.mp3"))
     assert "is a folder" in refusal(capsys, "Hi.", *tiny, "-o", str(tmp_path))
     assert "between 0 and 100" in refusal(capsys, "Hi.", *tiny, *out, "--padding-between", "-1")
-    assert "1, 1.5, 2, 2.5, 3, 3.5, 4, not 2.2" in refusal(capsys, "Hi.", *tiny, *out, "--cfg-coef", "2.2")
+    assert "1, 1.5, 2, 2.5, 3, 3.5, 4, not 2.2" in refusal(capsys, "Hi.", *tiny, *out, "--guidance", "2.2")
     three = [flag for name in ("anna", "ben", "anna") for flag in ("--voice", name)]
     assert "2 voices at most" in refusal(capsys, "Hi.", *tiny, *out, *three)
     assert "1 to 16 codebooks" in refusal(capsys, "Hi.", *tiny, *out, "--codebooks", "17")

@@ -7,6 +7,7 @@ it whose name ends in the model's signature. Only what is asked for is downloade
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -117,7 +118,7 @@ class VoiceBook:
 
     def _file(self, voice: str) -> Path | None:
         """A file that the user named by its path."""
-        path = Path(voice).expanduser()
+        path = Path(os.path.expanduser(voice))
         if path.is_file():
             if self.suffix and path.suffix != ".safetensors":
                 raise MoshiError(
