@@ -39,12 +39,17 @@ class Machine:
     throttled: bool | None
 
 
+def _other_system() -> str:
+    """Its name and the first two numbers of its release, which tell nothing of whose machine it is."""
+    return f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}"
+
+
 def probe(platform_name: str = sys.platform) -> Machine:
     """Ask the system, in some tens of milliseconds."""
     run: Run = output_of if platform_name == "darwin" else _nothing
     macos = macos_version(run("sw_vers -productVersion"))
     chip = (run("sysctl -n machdep.cpu.brand_string") or "").strip() or _linux_chip() or platform.processor()
-    system = f"macOS {'.'.join(map(str, macos))}" if macos else f"{platform.system()} {platform.release()}"
+    system = f"macOS {'.'.join(map(str, macos))}" if macos else _other_system()
     return Machine(
         chip=chip or "unknown",
         system=system,
