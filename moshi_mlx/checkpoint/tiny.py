@@ -62,16 +62,14 @@ HIBIKI: dict[str, Any] = {
     "fuser": {"cross_attention_pos_emb": False, "cross_attention_pos_emb_scale": 1, "sum": ["description"],
               "prepend": [], "cross": []},
 }  # fmt: skip
-VOICES = ("anna", "ben")
-"""The voices of `tiny-tts`."""
-
-
 HELIUM: dict[str, Any] = {
     **HELIUM_2B,
     "hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 32, "vocab_size": VOCABULARY, "max_position_embeddings": 256,
     "moshi_name": "model.safetensors", "tokenizer_name": TOKENIZER,
 }  # fmt: skip
+VOICES = ("anna", "ben")
+"""The voices of `tiny-tts`."""
 
 
 @dataclass(frozen=True)

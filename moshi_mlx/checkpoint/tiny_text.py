@@ -1,7 +1,7 @@
-"""The text tokenizer of the built-in `tiny` model: a real sentencepiece model, trained in a moment.
+"""The text tokenizer of the built-in models: a real sentencepiece model, trained in a moment.
 
 It is laid out like Kyutai's `tokenizer_spm_32k_3.model`: <unk> 0, <s> 1, </s> 2, <pad> 3, then 256 byte
-tokens, so that any text can be encoded. The same size gives the same bytes. The weights of `tiny` are made
+tokens, so that any text can be encoded. The same size gives the same bytes. Their weights are made
 elsewhere.
 """
 
