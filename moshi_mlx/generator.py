@@ -104,7 +104,9 @@ class Generator:
 
     @property
     def rings(self) -> list[LayerCache]:
-        """The keys and values, for those who run parts of the network: they are given up, put back what comes out."""
+        """The keys and values, with room for the next step, for those who run parts of the network: they are given
+        up, put back what comes out."""
+        self._cache.make_room(self._step)
         return self._cache.layers
 
     @rings.setter
@@ -165,10 +167,10 @@ class Generator:
             logits: also return the scores.
 
         Raises:
-            MoshiError: the model has sound, or a token is out of range.
+            MoshiError: the model has sound, conditions or guidance, or a token is out of range.
         """
-        if self.config.n_q:
-            raise MoshiError("only a model of text alone can be given its beginning at once")
+        if self.config.n_q or self.config.fuser or self.guidance:
+            raise MoshiError("only a model of text alone, told nothing beside it, can be given its beginning at once")
         given = [check_text(token, self.batch_size, self.config.text_tokens) for token in text]
         columns = np.stack([np.full(self.batch_size, self.config.text_initial, np.int32), *given], axis=1)
         self._start()

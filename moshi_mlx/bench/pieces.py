@@ -26,7 +26,7 @@ class Pieces:
 
     def _temporal(self) -> Callable[[], None]:
         generator, lm = self._generator, self._generator.lm
-        full = generator.position + 1 >= self._config.transformer.context
+        full = generator.position >= self._config.transformer.context
         column = mx.zeros((len(self._hidden), self._config.num_streams), mx.int32)
 
         @mx.compile
@@ -37,8 +37,8 @@ class Pieces:
             return heard.text_logits, heard.cache
 
         def run() -> None:
-            # Writes the slot that the conversation writes next.
-            logits, generator.rings = step(column, mx.array(generator.position + 1), generator.rings, generator.told)
+            # Writes the newest slot again, or the next: there is room for no more, and nothing keeps a step within.
+            logits, generator.rings = step(column, mx.array(generator.position), generator.rings, generator.told)
             mx.eval(logits)
 
         return run
