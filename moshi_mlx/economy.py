@@ -36,13 +36,16 @@ class Economy:
         """The configuration of the same network run this way.
 
         Raises:
-            ConfigError: a window of no frames or longer than the model's own, or heads that do not divide into groups.
+            ConfigError: a window of no frames or longer than the model's own, bits or a type that are none of those
+                above, or heads that do not divide into groups.
         """
         own = config.transformer
         if self.context is not None and not 1 <= self.context <= own.context:
             raise ConfigError(f"the window must lie between 1 and {own.context:,} frames, not {self.context:,}")
         if self.kv_bits is not None and self.kv_bits not in KV_BITS:
             raise ConfigError(f"keys and values are kept in 8 bits or as they are computed, not in {self.kv_bits}")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ConfigError(f"a model is run in {' or '.join(DTYPES)}, not in {self.dtype!r}")
         group_size = math.gcd(own.head_dim, LARGEST_GROUP)
         if self.kv_bits and group_size < LEAST_GROUP:
             raise ConfigError(

@@ -117,11 +117,12 @@ def test_a_beginning_that_is_given_at_once_reads_what_the_rings_keep() -> None:
     [
         (WIDE, {"kv_bits": 3}, "8 bits or as they are computed, not in 3"),
         ({}, {"kv_bits": 8}, "heads of 16 do not divide into groups of 32"),
+        (WIDE, {"dtype": "float64"}, "in bfloat16 or float16, not in 'float64'"),
         (WIDE, {"context": 0}, "between 1 and 40 frames, not 0"),
         (WIDE, {"context": 41}, "between 1 and 40 frames, not 41"),
     ],
 )
-def test_what_cannot_be_is_refused(changes: dict[str, Any], asked: dict[str, int], message: str) -> None:
+def test_what_cannot_be_is_refused(changes: dict[str, Any], asked: dict[str, Any], message: str) -> None:
     with pytest.raises(MoshiError, match=message):
         Economy(**asked).of(LMConfig.from_dict({**SMALL, **changes}))
 

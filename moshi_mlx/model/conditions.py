@@ -95,7 +95,7 @@ class Conditioner(nn.Module):
             return np.array(self.embed.weight[index : index + 1].astype(mx.float32)), np.ones(1, np.float32)
         if self._config.bins is not None:
             raise MoshiError(f"the condition {name!r} is a word, not an embedding")
-        vectors = np.array(given.tensor, np.float32)
+        vectors = np.array(mx.array(given.tensor).astype(mx.float32))  # by MLX: numpy has no bfloat16
         vectors = vectors[0] if vectors.ndim == 3 and len(vectors) == 1 else vectors
         if vectors.ndim != 2 or vectors.shape[1] != self._config.dim:
             raise MoshiError(

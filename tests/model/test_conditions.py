@@ -114,6 +114,14 @@ def test_nothing_has_a_vector_of_its_own() -> None:
     np.testing.assert_allclose(np.array(pair[1]), np.array(alone[0]), atol=1e-6)
 
 
+def test_a_voice_may_be_an_array_of_any_type() -> None:
+    lm, vectors = small_lm(**SPEAKING), mx.random.normal((5, 8)).astype(mx.bfloat16)
+    given = [vectors, np.array(vectors.astype(mx.float32)), np.array(vectors.astype(mx.float32), np.float64)]
+    crosses = [lm.conditions([told(TensorCondition(tensor))]).cross for tensor in given]
+    assert crosses[0] is not None
+    assert all(x is not None and mx.array_equal(x, crosses[0]).item() for x in crosses)
+
+
 @pytest.mark.parametrize("bits", [None, 8, 4])
 def test_the_zero_token_is_the_zero_vector_also_after_quantizing(bits: int | None) -> None:
     for embedding in (Embedding(9, 64), Embedding(9, 64, 32), TwoStreamEmbedding(9, 64), TwoStreamEmbedding(9, 64, 32)):
@@ -204,6 +212,9 @@ def test_guidance_needs_something_to_differ_by() -> None:
     lm, codes = small_lm(), np.zeros(8, np.int32)
     with pytest.raises(MoshiError, match="needs a model with conditions"):
         Generator(lm, guidance=2.0)
+    text = Generator(small_lm(n_q=0, dep_q=0, delays=[0]), guidance=Guidance(2.0, without_text=True))
+    with pytest.raises(MoshiError, match="told nothing beside it"):
+        text.prefill([5])
     guided = Generator(lm, **GREEDY, guidance=Guidance(2.0, masked_until=[3]))
     alone = Generator(lm, **GREEDY)
     assert guided.cache_bytes == 2 * alone.cache_bytes
