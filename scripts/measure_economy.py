@@ -50,7 +50,7 @@ def predict(
     for step in range(len(own)):
         token = generator.begin(user[step], logits=True)
         said.append(token if text is None else text[step])
-        column = np.array([own[max(step - delay, 0), k] for k, delay in enumerate(delays)])
+        column = np.array([own[max(step - delay, 0), k] for k, delay in enumerate(delays)], int)
         frame = generator.finish(said[-1], column)
         assert frame.logits is not None
         logits = frame.logits.text.astype(np.float64)
