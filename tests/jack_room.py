@@ -54,6 +54,7 @@ class JackServer:
         driver = ["-d", "dummy", "-r", str(rate), "-p", str(period), "-C", "1", "-P", "1"]
         self._command = ["jackd", "--no-realtime", "-n", self.name, *mode, *driver]
         self._process: subprocess.Popen[bytes] | None = None
+        self._crashed = False
 
     def start(self) -> None:
         """Start and wait until clients can connect. Eight servers at once is all that JACK can count: wait for one."""
@@ -76,11 +77,16 @@ class JackServer:
         return False
 
     def stop(self, crash: bool = False) -> None:
-        """End it; in a `crash` it tells nobody and leaves its entry among the few servers JACK can count."""
+        """End it; in a `crash` it tells nobody and leaves its entry among the few servers JACK can count.
+
+        To stop it once more gives that entry back: only a server of the same name can take it over.
+        """
+        if self._process is None and self._crashed and not crash:
+            self._starts()
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL if crash else signal.SIGTERM)
             self._process.wait()
-            self._process = None
+            self._process, self._crashed = None, crash
 
     @property
     def environment(self) -> dict[str, str]:

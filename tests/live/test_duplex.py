@@ -275,11 +275,14 @@ def test_a_server_that_never_comes_back_does_not_hold_up_the_end() -> None:
         print("closed", flush=True)
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    with subprocess.Popen(command, env=server.environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "open\n"
-        server.stop(crash=True)
-        rest, _ = process.communicate(timeout=20)
+    try:
+        with subprocess.Popen(command, env=server.environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "open\n"
+            server.stop(crash=True)
+            rest, _ = process.communicate(timeout=20)
+    finally:
+        server.stop()
     assert rest == "closed\n"
     assert process.returncode == 0
 
