@@ -19,7 +19,6 @@ HELP = "measure what a quantized model has lost against its reference"
 EXAMPLE = "moshi-mlx compare moshiko-bf16 moshiko-q4 moshiko-mixed --audio speech.wav --picture loss.png"
 
 WORST_SHOWN = 8
-KINDS = ("text", "semantic", "acoustic")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +71,7 @@ def _locate(name: str, with_codec: bool) -> Path:
 
 def _print(report: Report, model: ModelReport) -> None:
     from moshi_mlx.memory import human_bytes
+    from moshi_mlx.quantize.report import KINDS
 
     from .display import print_table
 
@@ -100,6 +100,7 @@ def _print(report: Report, model: ModelReport) -> None:
 def _print_side_by_side(report: Report) -> None:
     """A line a model: size against loss."""
     from moshi_mlx.memory import human_bytes
+    from moshi_mlx.quantize.report import KINDS
 
     from .display import print_table
 

@@ -127,9 +127,11 @@ def _print_differences(model: str, found: Differences, as_json: bool) -> None:
 
 def _window(facts: dict[str, Any]) -> str:
     """Frames of 80 ms; where there is no sound, a position is a token."""
+    from moshi_mlx.text import FRAME_RATE
+
     count = facts["context_frames"]
     has_sound = any(facts["codebooks"].values())
-    return f"{count} frames, {count / 12.5:.0f} s" if has_sound else f"{count} tokens"
+    return f"{count} frames, {count / FRAME_RATE:.0f} s" if has_sound else f"{count} tokens"
 
 
 def _print(facts: dict[str, Any]) -> None:

@@ -106,10 +106,11 @@ def _announced(model: str, bits: int | None, economy: Economy, missing: int) -> 
 def _subject(model: str, checkpoint: Checkpoint, economy: Economy, missing: int = 0) -> Subject:
     from moshi_mlx.checkpoint.load import window_bytes
     from moshi_mlx.checkpoint.sizes import BESIDE, RESERVE
+    from moshi_mlx.tasks.kinds import kind_of
 
     checkpoint = checkpoint.run_as(economy)
     config, name = checkpoint.config, f"{Path(model).name} {checkpoint.precision}"
-    needed = checkpoint.nbytes + window_bytes(checkpoint) + (BESIDE if config.n_q else RESERVE)
+    needed = checkpoint.nbytes + window_bytes(checkpoint) + (BESIDE if kind_of(config).needs_codec else RESERVE)
     return Subject(model, name, config, _nearest_bits(checkpoint), checkpoint.nbytes, needed, missing)
 
 

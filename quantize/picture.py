@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from moshi_mlx.bench.picture import save
 
-from .report import ModelReport, Report
+from .report import KINDS, ModelReport, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-KINDS = ("text", "semantic", "acoustic")
 FLOOR = 1e-9  # nats: where a logarithmic axis ends
 
 

@@ -31,6 +31,8 @@ from .source import SourceReader
 Progress = Callable[[str, float, float], None]
 """Is told what is being done, how much of it is done, and of how much."""
 
+KINDS = ("text", "semantic", "acoustic")
+"""Of streams: what the scores are put together by."""
 SKIPPED_FRAMES = 1  # the text of the first frame is made up
 
 
@@ -95,7 +97,7 @@ class Report:
         for model, report in zip(told["models"], self.models, strict=True):
             for key in ("layers", "parts"):
                 model[key] = {name: _finite(error) for name, error in model[key].items()}
-            summary = {kind: report.scores(kind) for kind in ("text", "semantic", "acoustic")}
+            summary = {kind: report.scores(kind) for kind in KINDS}
             model["summary"] = {kind: asdict(score) for kind, score in summary.items() if score}
             for score in [*(model["streams"] or []), *model["summary"].values()]:
                 score.update({name: _finite(score[name]) for name in _MEANS})

@@ -14,6 +14,7 @@ from moshi_mlx.checkpoint.choice import PRECISIONS
 from moshi_mlx.checkpoint.published import Architecture, architectures, releases
 from moshi_mlx.checkpoint.sizes import needed_bytes, parameters
 from moshi_mlx.tasks.kinds import kind_of
+from moshi_mlx.text import FRAME_RATE
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 HEAD = """\
@@ -27,7 +28,8 @@ Written by `python scripts/make_models_page.py`; do not edit.
 ## Memory
 
 Of the language model in each precision: weights, keys and values with the window full, and 0.3 GB for a step. The codec
-takes about 0.45 GB more for each direction that a model has; guidance doubles keys and values.
+takes about 0.45 GB more for each direction that a model has, and now and then twice that; guidance doubles keys and
+values.
 
 | model | does | command | parameters | window | bf16 | q8 | q4 |
 |---|---|---|---:|---:|---:|---:|---:|
@@ -59,7 +61,7 @@ def page() -> str:
 def _memory(architecture: Architecture) -> str:
     config = architecture.config
     kind = kind_of(config)
-    seconds = config.transformer.context / 12.5
+    seconds = config.transformer.context / FRAME_RATE
     window = f"{seconds:.0f} s" if config.n_q else f"{config.transformer.context} tokens"
     sizes = (f"{needed_bytes(config, bits) / 1e9:.1f} GB" for bits in PRECISIONS)
     cells = [architecture.name, architecture.about, f"`{kind.command}`", f"{parameters(config) / 1e9:.2f} B", window]
