@@ -55,11 +55,6 @@ class Mimi:
         self.overlap = overlap
         self._prepared: dict[Task, CodecProcess] = {}
 
-    @property
-    def bit_rate(self) -> float:
-        """Bits per second of the codes."""
-        return BIT_RATE_PER_CODEBOOK * self.codebooks
-
     def prepare(self, *, encoder: int | None = None, decoder: int | None = None) -> None:
         """Begin to load, beside whatever the caller does next, what `encoder` and `decoder` will be asked for.
 
