@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,17 +145,17 @@ def check_places(source: Path, target: Path) -> None:
         AudioError: which place, and why.
     """
     check_target(target)
-    if target.exists() and source.exists() and target.samefile(source):
+    if os.path.exists(target) and os.path.exists(source) and target.samefile(source):
         raise AudioError(f"{target} is the input itself; choose another name for the output")
 
 
 def check_target(target: Path) -> None:
     """Refuse an output that is no plain file, or in a folder that is not there."""
-    if target.is_dir():
+    if os.path.isdir(target):  # os.path's answer, where pathlib's questions fail on names that are too long
         raise MoshiError(f"{target} is a folder; name a file")
-    if target.exists() and not target.is_file():
+    if os.path.exists(target) and not os.path.isfile(target):
         raise MoshiError(f"{target} is a device or a pipe; name a file")
-    if not target.absolute().parent.is_dir():
+    if not os.path.isdir(target.absolute().parent):
         raise MoshiError(f"{target} cannot be written: its folder does not exist")
 
 
@@ -175,5 +176,6 @@ def write_text(target: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise MoshiError(f"{target} cannot be written: {error.strerror or error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -98,12 +99,12 @@ def choose_targets(files: Sequence[Path], output: Path | None, form: str) -> dic
     Raises:
         MoshiError: -o cannot be written, or two files would have one name there.
     """
-    if output is None or (len(files) == 1 and not output.is_dir()):
+    if output is None or (len(files) == 1 and not os.path.isdir(output)):
         if output is not None:
             for file in files:
                 check_places(file, output)
         return dict.fromkeys(files, output)
-    if not output.is_dir():
+    if not os.path.isdir(output):
         raise MoshiError(f"{output} must be a folder that exists, for the transcripts of {len(files)} files")
     targets: dict[Path, Path | None] = {}
     for file in files:

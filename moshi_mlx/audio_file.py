@@ -147,9 +147,9 @@ class WavWriter:
 
 
 def _open(path: Path) -> soundfile.SoundFile:
-    if path.is_dir():
+    if os.path.isdir(path):  # os.path's answer, where pathlib's questions fail on names that are too long
         raise AudioError(f"{path} is a folder; name a sound file")
-    if not path.exists():
+    if not os.path.exists(path):
         raise AudioError(f"{path}: no such file")
     if not os.access(path, os.R_OK):
         raise AudioError(f"{path} cannot be read: check its permissions")

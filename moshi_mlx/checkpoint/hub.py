@@ -6,6 +6,7 @@ Only the files that a checkpoint needs are fetched. What is already there is use
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -257,7 +258,7 @@ def remote_config(files: dict[str, RemoteFile]) -> LMConfig:
 
 
 def _is_path(model: str) -> bool:
-    return model.startswith((".", "/", "~")) or (model != "" and Path(model).exists())
+    return model.startswith((".", "/", "~")) or os.path.exists(model)  # Path.exists fails on names that are too long
 
 
 def _repository(model: str) -> tuple[str, str]:

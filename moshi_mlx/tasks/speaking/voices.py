@@ -119,7 +119,7 @@ class VoiceBook:
     def _file(self, voice: str) -> Path | None:
         """A file that the user named by its path."""
         path = Path(os.path.expanduser(voice))
-        if path.is_file():
+        if os.path.isfile(path):  # Path.is_file fails on names that are too long
             if self.suffix and path.suffix != ".safetensors":
                 raise MoshiError(
                     f"{path} is no voice for this model, which reads speakers as vectors: give a .safetensors file "

@@ -117,5 +117,7 @@ def test_a_file_is_a_voice_too(tmp_path: Path) -> None:
     assert VoiceBook(None, "").find(str(sound)) == sound
     with pytest.raises(MoshiError, match="reads speakers as vectors"):
         VoiceBook(None, SUFFIX).find(str(sound))
+    with pytest.raises(MoshiError, match="there is no voice"):
+        VoiceBook(tmp_path, ".safetensors").find("a" * 300)
     with pytest.raises(MoshiError, match="no such file"):
         VoiceBook(None, SUFFIX).find(str(tmp_path / "you.safetensors"))
