@@ -36,6 +36,7 @@ def codes(speech, tiny_mimi) -> Path:
         "samples": 9 * FRAME_SIZE + 100,
         "frames": 10,
         "codebooks": 32,
+        "codec_restarts": 0,
         "bits_per_second": 4400,
         "bytes": path.stat().st_size,
         "clipped_samples": 0,

@@ -29,7 +29,11 @@ model = models.Lm(models.LmConfig.from_config_dict(json.load(open(folder + "/con
 model.set_dtype(mx.bfloat16)
 nn.quantize(model, bits=bits, group_size=group)
 model.load_weights(folder + "/" + name, strict=True)
-model.warmup()
+try:
+    model.warmup()
+except ValueError as error:
+    if error.args != (42,):  # so it greets that token, which random weights may draw
+        raise
 print("accepted")
 """
 
