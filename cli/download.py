@@ -63,7 +63,7 @@ def agree(download: Download, yes: bool = False) -> bool:
     note(_announcement(download))
     if yes:
         return True
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise MoshiError(
             f"nobody is there to agree to the download; run `moshi-mlx download {download.repo} --yes` first"
         )
