@@ -3,8 +3,8 @@
     python scripts/race_live.py --peer-python peer/bin/python
 
 Under twelve minutes, six and a half of them for who still talks in the seventh; wants a machine that has nothing else
-to do. How to make the peer's environment: see `moshi-mlx bench --help`; it also needs sounddevice. Its local.py is
-started by peer_live.py and runs as it is. All is measured from what the sound card captured:
+to do. docs/results.md tells how to make the peer's environment; it also needs sounddevice. Its local.py is started by
+peer_live.py and runs as it is. All is measured from what the sound card captured:
 
 - the answer to a click in silence: conversations of one seed say the same until it is heard, so the first sample that
   is said in none without a click is the answer. The click falls at the beginning of a frame, the worst moment.

@@ -62,10 +62,17 @@ class Peer:
         if settings["bits"] < 16:
             nn.quantize(self.lm, bits=settings["bits"], group_size=settings["group_size"])
         self.lm.load_weights(settings["file"], strict=True)
-        self.lm.warmup()
+        self._warm_up()
         self.user_codebooks, self.card = self.lm.cfg.other_codebooks, self.lm.cfg.audio_vocab_size - 1
         self.name = f"moshi_mlx {version('moshi_mlx')}"
         self.skip_to(0)
+
+    def _warm_up(self) -> None:
+        try:
+            self.lm.warmup()
+        except ValueError as error:
+            if error.args != (42,):  # so it greets that token, which random weights may draw
+                raise
 
     def skip_to(self, position: int) -> None:
         """Go on from a frame far in the conversation: keys, values and tokens before it are zeros."""

@@ -2,7 +2,7 @@
 
     MOSHI_PEER_PYTHON=peer/bin/python pytest tests/quantize/test_peer.py
 
-The docstring of scripts/race_peer.py says how to make one.
+docs/results.md tells how to make one.
 """
 
 from __future__ import annotations
