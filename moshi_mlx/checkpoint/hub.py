@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from .helium import preset
 from .hub_errors import OfflineError
 from .inspect import read_config
 from .tiny import BUILT_IN, tiny_folder
-from .weight_files import INDEX, WEIGHTS, read_shards, usual_weights
+from .weight_files import INDEX, read_shards, weight_files, weight_names
 
 SHORT_NAMES = ("moshiko", "moshika")
 
@@ -66,9 +65,9 @@ def locate(
         return _short(model, bits, how, companions, economy)
     if _is_path(model):
         folder = Path(model).expanduser()
-        names = _local_names(folder)
-        weights = _weight_names(folder.name, read_config(folder), names, lambda: read_shards(folder / INDEX))
-        _check_bits(bits, str(folder), _bits_named(folder.name, *weights))
+        _check_folder(folder)
+        weights = weight_files(folder, read_config(folder))
+        _check_bits(bits, str(folder), _bits_named(folder.name, *(file.name for file in weights)))
         if companions:
             for role in roles_of(read_config(folder)):
                 fetch_companion(folder, *role, how)
@@ -126,7 +125,7 @@ def find_mimi(model: str, ask: Ask | None = None, progress: bool = False, notify
         path = Path(model).expanduser()
         if path.is_file():
             return path
-        _local_names(path)
+        _check_folder(path)
         return fetch_companion(_sounding(model, path), *CODEC, how)
     repo, revision = _repository(model)
     snapshot = cached_snapshot(repo, revision)
@@ -206,26 +205,7 @@ def _download(repo: str, revision: str, how: Fetching, companions: bool) -> Path
 
 def remote_weights(repo: str, config: LMConfig, files: dict[str, RemoteFile]) -> list[str]:
     """Names of a repository's weight files, and of their index where there is one."""
-    return _weight_names(repo, config, files, lambda: read_shards(fetch_small(files[INDEX])))
-
-
-def _weight_names(where: str, config: LMConfig, names: Collection[str], shards: Callable[[], list[str]]) -> list[str]:
-    """The weight files among `names`, all of one precision; the same rule for a folder and for a repository."""
-    named = config.raw.get("moshi_name")
-    if isinstance(named, str):
-        found = [named]
-    elif INDEX in names:
-        found = [*shards(), INDEX]
-    else:
-        found = usual_weights(names)
-    if len(found) > 1 and INDEX not in found:
-        raise CheckpointError(f"{where} holds several checkpoints ({', '.join(found)}); keep one in a folder")
-    missing = [name for name in found if name not in names]
-    if missing:
-        raise CheckpointError(f"{where} lacks {missing[0]}, which it names as weights; is it whole?")
-    if not found:
-        raise CheckpointError(f"{where} holds no Moshi weights: none of {', '.join(WEIGHTS)} or {INDEX} is there")
-    return found
+    return weight_names(repo, config, files, lambda: read_shards(fetch_small(files[INDEX])))
 
 
 def _ready(repo: str, revision: str, companions: bool) -> Path | None:
@@ -234,8 +214,8 @@ def _ready(repo: str, revision: str, companions: bool) -> Path | None:
     if snapshot is None:
         return None
     try:
-        config, names = read_config(snapshot), _local_names(snapshot)
-        _weight_names(repo, config, names, lambda: read_shards(snapshot / INDEX))
+        config = read_config(snapshot)
+        weight_files(snapshot, config)
     except MoshiError:
         return None
     if companions and any(companion_here(snapshot, *role) is None for role in roles_of(config)):
@@ -243,12 +223,11 @@ def _ready(repo: str, revision: str, companions: bool) -> Path | None:
     return snapshot
 
 
-def _local_names(folder: Path) -> set[str]:
+def _check_folder(folder: Path) -> None:
     if not folder.exists():
         raise CheckpointError(f"{folder} does not exist; give a folder, a repository org/name or a short name")
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; give the folder that holds it and its config.json")
-    return {path.name for path in folder.iterdir() if path.is_file()}
 
 
 def remote_config(files: dict[str, RemoteFile]) -> LMConfig:

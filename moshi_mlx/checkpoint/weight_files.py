@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ..config import LMConfig
@@ -16,25 +16,45 @@ WEIGHTS = ("model.safetensors", "model.q8.safetensors", "model.q4.safetensors")
 
 def weight_files(folder: Path, config: LMConfig) -> tuple[Path, ...]:
     """The weight files of a local checkpoint; raises CheckpointError where one is missing, or there are too many."""
+    names = {file.name for file in folder.iterdir() if file.is_file()}
+    found = weight_names(str(folder), config, names, lambda: read_shards(folder / INDEX))
+    return tuple(folder / name for name in found if name != INDEX)
+
+
+def weight_names(where: str, config: LMConfig, names: Collection[str], shards: Callable[[], list[str]]) -> list[str]:
+    """The weight files among `names`, all of one precision; the same rule for a folder and for a repository.
+
+    Args:
+        where: the folder or repository, for sentences.
+        config: its config.json, which may name them.
+        names: all that is there.
+        shards: reads the index, where there is one; it is returned, too.
+
+    Raises:
+        CheckpointError: one is missing, there are several to choose from, or none.
+    """
     named = config.raw.get("moshi_name")
     if named is not None and not isinstance(named, str):
-        raise CheckpointError(f"{folder}/config.json: 'moshi_name' is {named!r}, and must name a file")
+        raise CheckpointError(f"{where}: 'moshi_name' in config.json is {named!r}, and must name a file")
     if named:
-        return _present([folder / named.rsplit("/", 1)[-1]])
-    if (folder / INDEX).exists():
-        return _present(folder / name for name in read_shards(folder / INDEX))
-    found = [folder / name for name in usual_weights({file.name for file in folder.iterdir()})]
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
+        found = [named if named in names else named.rsplit("/", 1)[-1]]
+    elif INDEX in names:
+        found = [*shards(), INDEX]
+    else:
+        found = _usual_weights(names)
+    if len(found) > 1 and INDEX not in found:
         raise CheckpointError(
-            f"{folder} holds several checkpoints ({names}); name one with 'moshi_name' in config.json"
+            f"{where} holds several checkpoints ({', '.join(found)}); name one with 'moshi_name' in config.json"
         )
+    missing = [name for name in found if name not in names]
+    if missing:
+        raise CheckpointError(f"{where} lacks {missing[0]}, which it names as weights; download it again")
     if not found:
-        raise CheckpointError(f"{folder} holds no weights: none of {', '.join(WEIGHTS)} or {INDEX} is there")
-    return tuple(found)
+        raise CheckpointError(f"{where} holds no Moshi weights: none of {', '.join(WEIGHTS)} or {INDEX} is there")
+    return found
 
 
-def usual_weights(names: Collection[str]) -> list[str]:
+def _usual_weights(names: Collection[str]) -> list[str]:
     """Which of the weight files that are there by their usual names: one of Helium's, all of Moshi's."""
     helium = [name for name in HELIUM_WEIGHTS if name in names]
     return helium[:1] or [name for name in WEIGHTS if name in names]
@@ -47,11 +67,3 @@ def read_shards(index: Path) -> list[str]:
         return sorted(str(name).rsplit("/", 1)[-1] for name in names)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is not a safetensors index ({error}); download it again") from None
-
-
-def _present(files: Iterable[Path]) -> tuple[Path, ...]:
-    files = tuple(files)
-    for file in files:
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing; download the checkpoint again")
-    return files
