@@ -41,7 +41,7 @@ def weight_names(where: str, config: LMConfig, names: Collection[str], shards: C
     elif INDEX in names:
         found = [*shards(), INDEX]
     else:
-        found = _usual_weights(names)
+        found = usual_weights(names)
     if len(found) > 1 and INDEX not in found:
         raise CheckpointError(
             f"{where} holds several checkpoints ({', '.join(found)}); name one with 'moshi_name' in config.json"
@@ -54,7 +54,7 @@ def weight_names(where: str, config: LMConfig, names: Collection[str], shards: C
     return found
 
 
-def _usual_weights(names: Collection[str]) -> list[str]:
+def usual_weights(names: Collection[str]) -> list[str]:
     """Which of the weight files that are there by their usual names: one of Helium's, all of Moshi's."""
     helium = [name for name in HELIUM_WEIGHTS if name in names]
     return helium[:1] or [name for name in WEIGHTS if name in names]
