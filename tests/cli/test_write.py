@@ -83,6 +83,13 @@ def test_what_is_wrong_is_told_in_one_sentence(name):
     assert told in line
 
 
+def test_words_that_the_terminal_cannot_show_are_marked():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [*COMMAND, "--model", "tiny-helium", "Où", "--max-tokens", "1"]
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=300)
+    assert (done.returncode, done.stdout[:2]) == (0, b"O?")
+
+
 def test_ctrl_c_ends_with_the_text_so_far():
     process = subprocess.Popen(
         [*COMMAND, "--model", "tiny-helium", PROMPT, "--max-tokens", "1000000"],
