@@ -19,6 +19,7 @@ from .transcripts import FORMATS, in_format, suffix, words_lines
 if TYPE_CHECKING:
     import numpy as np
 
+    from moshi_mlx.checkpoint.inspect import Checkpoint
     from moshi_mlx.moshi import Moshi
     from moshi_mlx.sampling import Sampling
     from moshi_mlx.tasks.transcription import Heard
@@ -85,12 +86,35 @@ def transcribe_files(args: argparse.Namespace, sampling: Sampling) -> None:
     targets = choose_targets(args.files, args.output, args.format)
     moshi = load_model(args, Kind.TRANSCRIBE)
     files = sorted(seconds, key=lambda file: -seconds[file])
+    check_batch(moshi.checkpoint, min(args.batch, len(files)), seconds[files[0]])
     broken: dict[Path, AudioError] = {}
     for first in range(0, len(files), args.batch):
         batch = files[first : first + args.batch]
         broken |= transcribe_batch(args, moshi, sampling, {file: targets[file] for file in batch}, seconds[batch[0]])
     if broken:
         raise AudioError("; ".join(map(str, broken.values())))
+
+
+def check_batch(checkpoint: Checkpoint, rows: int, seconds: float) -> None:
+    """Refuse to hear more files at once than memory has room for, beside the model that is there.
+
+    Raises:
+        MoshiError: how much they need, how much there is, and how many fit.
+    """
+    from moshi_mlx.checkpoint.load import window_bytes
+    from moshi_mlx.memory import available_memory, human_bytes
+    from moshi_mlx.tasks.transcription import encoder_bytes
+
+    def needed(rows: int) -> int:
+        return rows * window_bytes(checkpoint) + encoder_bytes(rows, seconds)
+
+    there = available_memory()
+    if needed(rows) > there:
+        fit = max((n for n in range(1, rows) if needed(n) <= there), default=1)
+        raise MoshiError(
+            f"{rows} files at once need {human_bytes(needed(rows))} of memory beside the model, and "
+            f"{human_bytes(there)} can be had; use --batch {fit}"
+        )
 
 
 def choose_targets(files: Sequence[Path], output: Path | None, form: str) -> dict[Path, Path | None]:

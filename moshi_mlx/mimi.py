@@ -25,8 +25,10 @@ CARDINALITY = 2048
 MAX_CODEBOOKS = 32
 BIT_RATE_PER_CODEBOOK = 137.5  # bit/s: 11 bits, 12.5 times a second
 
-# A process holds 420 MB, and 64 KB more with each frame: 270 MB when it has served these 5.5 minutes. Its successor
-# listens for a quarter of them: a third more work, for a peak of 1.2 GB a direction.
+PROCESS_BYTES, FRAME_BYTES = 420_000_000, 65_536  # what a process holds, and what each frame of a stream adds
+
+# 270 MB of frames when a process has served these 5.5 minutes. Its successor listens for a quarter of them: a third
+# more work, for a peak of 1.2 GB a direction.
 MAX_FRAMES = 4_096
 # The eight layers look back 250 positions each: 1,000 frames; the convolutions and their padding need under
 # ten more. An object that has heard this much knows all that one without end would know.
@@ -180,6 +182,13 @@ class MimiDecoder(_Stream):
         """
         column = _as_column(codes, self.codebooks)
         return np.frombuffer(self._relay.step(column.tobytes()), np.float32).copy()
+
+
+def codec_bytes(streams: int, frames: int) -> int:
+    """Bytes that one direction takes at most for so many streams in one process, over so many frames of each."""
+    heard = PROCESS_BYTES + streams * FRAME_BYTES * min(frames, MAX_FRAMES)
+    relieved = frames > MAX_FRAMES - OVERLAP
+    return heard + (PROCESS_BYTES + streams * FRAME_BYTES * OVERLAP if relieved else 0)
 
 
 def _checked_codebooks(codebooks: int) -> int:

@@ -171,21 +171,24 @@ def living() -> list[CodecProcess]:
 
 
 _lock = threading.Lock()
+_starting = threading.Lock()
+"""One start at a time: where pipes are not closed for a child, it could inherit those of another that is starting."""
 _living: weakref.WeakSet[CodecProcess] = weakref.WeakSet()
 
 
 def _start(task: Task) -> subprocess.Popen[bytes]:
     arguments = (task.direction, task.path, task.codebooks, POSITIONS * task.max_frames)
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *map(str, arguments)],
-        bufsize=0,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        # macOS would copy this process first, with all that the model has mapped, to close what nothing needs closed.
-        close_fds=sys.platform != "darwin",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(folder or "." for folder in sys.path)},
-    )
+    with _starting:
+        return subprocess.Popen(
+            [sys.executable, str(SCRIPT), *map(str, arguments)],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            # macOS would copy this process first, with all that the model has mapped, to close what is closed anyway.
+            close_fds=sys.platform != "darwin",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(folder or "." for folder in sys.path)},
+        )
 
 
 def _end(popen: subprocess.Popen[bytes], owner: int) -> None:

@@ -15,6 +15,7 @@ from collections import deque
 from queue import SimpleQueue
 
 from ..errors import AudioError, CheckpointError, MoshiError
+from . import process as processes
 from .process import CodecProcess, EndedError, Task
 
 HURRY = 128
@@ -140,7 +141,10 @@ class _Successor:
     def take_over(self) -> CodecProcess:
         """The process; what it has not heard yet lies before what it will be asked."""
         self._frames.put(None)
-        self._feeding.join()
+        self._feeding.join(processes.ANSWER_S)
+        if self._feeding.is_alive():  # it hangs, and so does the thread that writes to it
+            self._process.kill()
+            self._feeding.join()
         return self._process
 
     def dismiss(self) -> None:

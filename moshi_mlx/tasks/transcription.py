@@ -16,7 +16,7 @@ import numpy as np
 from ..config import END_OF_TEXT_PADDING, LMConfig
 from ..errors import ConfigError
 from ..generator import Frame, Generator
-from ..mimi import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE, MimiEncoder
+from ..mimi import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE, MimiEncoder, codec_bytes
 from ..moshi import Moshi
 from ..pipeline import listen
 from ..sampling import Sampling
@@ -192,6 +192,12 @@ class Transcription:
 def encoders(moshi: Moshi, rows: int) -> list[MimiEncoder]:
     """Encoders for so many streams, a few in each: one has a process of its own, of 420 MB before it hears."""
     return [moshi.encoder() for _ in range(math.ceil(rows / _ROWS_PER_ENCODER))]
+
+
+def encoder_bytes(rows: int, seconds: float) -> int:
+    """Bytes of memory that the encoders of so many recordings of this length take at most."""
+    processes, frames = math.ceil(rows / _ROWS_PER_ENCODER), math.ceil(seconds * FRAME_RATE)
+    return processes * codec_bytes(min(rows, _ROWS_PER_ENCODER), frames)
 
 
 def pause_of(extra: np.ndarray | None) -> float | None:

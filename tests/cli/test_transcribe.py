@@ -9,6 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from moshi_mlx.checkpoint.hub import locate
+from moshi_mlx.checkpoint.inspect import inspect
+from moshi_mlx.cli.transcribe import check_batch
+from moshi_mlx.errors import MoshiError
+
 RATE = 24_000
 
 
@@ -98,6 +103,15 @@ def test_failures_end_in_one_sentence_and_leave_nothing(sounds, tmp_path):
         assert sentence in done.stderr, name
         assert done.stderr.count("\n") == 1, name
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_more_files_at_once_than_memory_has_room_for_are_refused(monkeypatch):
+    monkeypatch.setattr("moshi_mlx.memory.available_memory", lambda: 3_000_000_000)
+    checkpoint = inspect(locate("tiny-stt"))
+    check_batch(checkpoint, 4, seconds=3_600)
+    with pytest.raises(MoshiError, match=r"^16 files at once need 8\.\d GB of memory .* use --batch 4$"):
+        check_batch(checkpoint, 16, seconds=3_600)
+    check_batch(checkpoint, 16, seconds=10)
 
 
 def test_a_file_that_is_broken_further_on_does_not_take_the_others_with_it(sounds, tmp_path):

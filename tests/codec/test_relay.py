@@ -273,6 +273,17 @@ def test_a_process_that_hangs_is_replaced(short_memory, sound, unbroken, monkeyp
         assert encoder.restarts == 1
 
 
+def test_a_successor_that_hangs_is_replaced(short_memory, sound, unbroken, monkeypatch):
+    with Mimi(short_memory, max_frames=30, overlap=26).encoder() as encoder:  # more frames than its pipe holds
+        heard = [encoder.encode(frame) for frame in sound[:6]]
+        os.kill(processes(short_memory)[1].pid, signal.SIGSTOP)
+        heard += [encoder.encode(frame) for frame in sound[6:30]]
+        monkeypatch.setattr(process_module, "ANSWER_S", 5.0)
+        heard += [encoder.encode(frame) for frame in sound[30:34]]
+        np.testing.assert_array_equal(heard, unbroken[0][:34])
+        assert encoder.restarts == 1
+
+
 def test_an_interrupted_frame_is_not_answered_in_place_of_the_next(short_memory, sound, unbroken):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
