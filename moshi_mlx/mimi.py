@@ -110,8 +110,12 @@ class _Stream:
 
     @property
     def restarts(self) -> int:
-        """How often a process of the codec was killed and another one went on: each time a short break is heard."""
+        """How often a process of the codec was lost and another one went on: each time a short break is heard."""
         return self._relay.restarts
+
+    def never_wait(self) -> None:
+        """Live: rather than wait for a process that is late to relieve another, go on with the one that is there."""
+        self._relay.patient = False
 
     def reset(self) -> None:
         """Start a new stream: forget what went through."""

@@ -96,8 +96,14 @@ class Stages:
 
     @property
     def codec_restarts(self) -> int:
-        """How often a process of the codec was killed and another one went on, each time after a short break."""
+        """How often a process of the codec was lost and another one went on, each time after a short break."""
         return self.encoder.restarts + (self.decoder.restarts if self.decoder is not None else 0)
+
+    def never_wait(self) -> None:
+        """Live: let no frame wait until one process of the codec can relieve another."""
+        self.encoder.never_wait()
+        if self.decoder is not None:
+            self.decoder.never_wait()
 
     def warm_up(self) -> None:
         """Whatever must happen before the first sound. Codec and language model are ready when they are made."""

@@ -21,7 +21,7 @@ from moshi_mlx.errors import first_line
 from moshi_mlx.priority import give_way, prefer_fast_cores
 
 STEP, LISTEN, LISTEN_QUIETLY = b"s", b"l", b"q"
-"""What is asked with a frame: answer, or only hear it; at once, or when others have no need of the processor."""
+"""What is asked with a frame: its result, or only to hear it; at once, or when others have no need of the processor."""
 DONE, FAILED = b"d", b"f"
 """What is answered: the result, or what went wrong as text."""
 HEAD = struct.Struct("<cI")
@@ -61,8 +61,7 @@ def _serve(answers: int, direction: str, path: str, codebooks: str, max_seq_len:
         except BaseException as error:
             _send(answers, FAILED, first_line(error).encode())
             return
-        if kind == STEP:
-            _send(answers, DONE, result)
+        _send(answers, DONE, result if kind == STEP else b"")
 
 
 def _open(direction: str, path: str, codebooks: int, max_seq_len: int) -> Step:

@@ -40,7 +40,7 @@ class Task:
     path: Path
     codebooks: int
     max_frames: int
-    """How many frames it must be able to serve."""
+    """After how many frames it is relieved; it could serve twice as many."""
 
 
 class EndedError(Exception):
@@ -94,24 +94,16 @@ class CodecProcess:
             AudioError: rustymimi refuses it.
             EndedError: the process is no more.
         """
-        self.wait_until_open()
-        with self._whole():
-            self._send(STEP, frame)
-            state, content = self._receive()
-        if state != DONE:
-            self.end()
-            raise AudioError(f"the codec failed: {content.decode()}")
-        return content
+        return self._ask(STEP, frame)
 
     def listen(self, frame: bytes, quietly: bool = False) -> None:
-        """Let it hear a frame, if `quietly` without keeping others from their work; returns before it has.
+        """Let it hear a frame, if `quietly` without keeping others from their work; returns when it has.
 
         Raises:
+            AudioError: rustymimi refuses it.
             EndedError: the process is no more.
         """
-        self.wait_until_open()
-        with self._whole():
-            self._send(LISTEN_QUIETLY if quietly else LISTEN, frame)
+        self._ask(LISTEN_QUIETLY if quietly else LISTEN, frame)
 
     def kill(self) -> None:
         """Let it end, and another thread that is with it find out."""
@@ -126,6 +118,16 @@ class CodecProcess:
     def retire(self) -> None:
         """End the process without waiting."""
         threading.Thread(target=self.end, name="codec-end", daemon=True).start()
+
+    def _ask(self, kind: bytes, frame: bytes) -> bytes:
+        self.wait_until_open()
+        with self._whole():
+            self._send(kind, frame)
+            state, content = self._receive()
+        if state != DONE:
+            self.end()
+            raise AudioError(f"the codec failed: {content.decode()}")
+        return content
 
     @contextlib.contextmanager
     def _whole(self) -> Iterator[None]:
@@ -177,7 +179,7 @@ _living: weakref.WeakSet[CodecProcess] = weakref.WeakSet()
 
 
 def _start(task: Task) -> subprocess.Popen[bytes]:
-    arguments = (task.direction, task.path, task.codebooks, POSITIONS * task.max_frames)
+    arguments = (task.direction, task.path, task.codebooks, POSITIONS * 2 * task.max_frames)
     with _starting:
         return subprocess.Popen(
             [sys.executable, str(SCRIPT), *map(str, arguments)],

@@ -15,7 +15,6 @@ from collections import deque
 from queue import SimpleQueue
 
 from ..errors import AudioError, CheckpointError, MoshiError
-from . import process as processes
 from .process import CodecProcess, EndedError, Task
 
 HURRY = 128
@@ -23,13 +22,16 @@ HURRY = 128
 usual speed this is enough for a hundred frames and more."""
 RECALLED = 25
 """Frames (two seconds) that are heard again where a process was killed: as many as can be without a long pause."""
+ON_TIME = 2
+"""Frames by which a successor may lag and take over all the same."""
 
 
 class Relay:
     """Frames in, answers out, as bytes. For one thread at a time.
 
-    When one process takes over from the other depends on frames and never on time, so that equal sound gives equal
-    codes; should the successor be late even so, the frame waits for it.
+    When one process takes over from the other depends on frames and not on time, so that equal sound gives equal
+    codes: the frame waits for a successor that is late. Not so live (`patient` is False): then the process that is
+    there goes on until the successor has caught up, and if it never does, a new one begins with what it is told again.
 
     Args:
         task: what each process computes, and for how many frames.
@@ -42,9 +44,12 @@ class Relay:
     """
 
     def __init__(self, task: Task, overlap: int, stagger: int = 0, first: CodecProcess | None = None) -> None:
+        self.patient = True
+        """Whether a frame waits for a successor that is late."""
         self.restarts = 0
-        """How often a process ended of itself, and another one went on with little memory of the past."""
+        """How often another process went on with little memory of the past: one had ended, or none was ready."""
         self._task, self._overlap, self._stagger = task, overlap, stagger
+        self._slack = max(0, min(overlap, task.max_frames - 2 * overlap))  # a late successor is no older than another
         self._recent: deque[bytes] = deque(maxlen=min(RECALLED, overlap))
         self._successor: _Successor | None = None
         self._closed = False
@@ -60,7 +65,7 @@ class Relay:
         """
         if self._closed:
             raise ValueError("the codec's stream is closed")
-        if self._age == self._last:
+        if self._age >= self._last and self._is_relieved():
             self._hand_over()
         try:
             answer = self._live.step(frame)
@@ -86,6 +91,16 @@ class Relay:
         self._dismiss_successor()
         self._live.end()
 
+    def _is_relieved(self) -> bool:
+        """Whether this is the frame to hand over at; counts where there is nobody to hand over to."""
+        if self.patient or self._successor is None or self._successor.lag <= ON_TIME:
+            return True
+        if self._age < self._last + self._slack:
+            return False
+        self.restarts += 1
+        self._dismiss_successor()
+        return True
+
     def _hand_over(self) -> None:
         if self._successor is None:
             return self._begin_again()
@@ -104,7 +119,8 @@ class Relay:
 
     def _recover(self, frame: bytes, reason: EndedError) -> bytes:
         self.restarts += 1
-        if self._successor is not None and self._successor.heard >= len(self._recent):
+        heir = self._successor
+        if heir is not None and heir.heard >= len(self._recent) and (self.patient or heir.lag <= RECALLED):
             with contextlib.suppress(EndedError):
                 self._hand_over()
                 return self._live.step(frame)
@@ -128,23 +144,27 @@ class _Successor:
     def __init__(self, process: CodecProcess) -> None:
         self.heard = 0
         """Frames it was given."""
+        self._done = [0]
         self._process = process
         self._frames: SimpleQueue[tuple[bytes, bool] | None] = SimpleQueue()
-        self._feeding = threading.Thread(target=_feed, args=(process, self._frames), name="codec-feed", daemon=True)
+        feeding = (process, self._frames, self._done)  # and not this object, whose end is waited for below
+        self._feeding = threading.Thread(target=_feed, args=feeding, name="codec-feed", daemon=True)
         self._feeding.start()
         weakref.finalize(self, self._frames.put, None)  # else thread and process would outlive it
+
+    @property
+    def lag(self) -> int:
+        """Frames it has yet to hear; none if it is no more, which shows when it takes over."""
+        return self.heard - self._done[0] if self._feeding.is_alive() else 0
 
     def listen(self, frame: bytes, quietly: bool) -> None:
         self.heard += 1
         self._frames.put((frame, quietly))
 
     def take_over(self) -> CodecProcess:
-        """The process; what it has not heard yet lies before what it will be asked."""
+        """The process, when it has heard all."""
         self._frames.put(None)
-        self._feeding.join(processes.ANSWER_S)
-        if self._feeding.is_alive():  # it hangs, and so does the thread that writes to it
-            self._process.kill()
-            self._feeding.join()
+        self._feeding.join()
         return self._process
 
     def dismiss(self) -> None:
@@ -152,10 +172,11 @@ class _Successor:
         self.take_over().end()
 
 
-def _feed(process: CodecProcess, frames: SimpleQueue[tuple[bytes, bool] | None]) -> None:
+def _feed(process: CodecProcess, frames: SimpleQueue[tuple[bytes, bool] | None], done: list[int]) -> None:
     with contextlib.suppress(EndedError, MoshiError):  # shows again when it takes over
         while (item := frames.get()) is not None:
             process.listen(*item)
+            done[0] += 1
 
 
 def _opened(process: CodecProcess) -> CodecProcess:

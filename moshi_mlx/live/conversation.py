@@ -110,6 +110,7 @@ class Conversation:
         self.paused = False
         self.duplex = Duplex(input, output, block_size, tap=self._tap, only=only)
         stages.on_time = self._on_time
+        stages.never_wait()
         self._text = TextStream(moshi.text)
         self._heard: Handover[_Heard] = Handover()
         self._said: Handover[_Said] = Handover()

@@ -274,13 +274,41 @@ def test_a_process_that_hangs_is_replaced(short_memory, sound, unbroken, monkeyp
 
 
 def test_a_successor_that_hangs_is_replaced(short_memory, sound, unbroken, monkeypatch):
-    with Mimi(short_memory, max_frames=30, overlap=26).encoder() as encoder:  # more frames than its pipe holds
-        heard = [encoder.encode(frame) for frame in sound[:6]]
-        os.kill(processes(short_memory)[1].pid, signal.SIGSTOP)
-        heard += [encoder.encode(frame) for frame in sound[6:30]]
+    with Mimi(short_memory, max_frames=30, overlap=16).encoder() as encoder:
+        heard = [encoder.encode(frame) for frame in sound[:28]]
         monkeypatch.setattr(process_module, "ANSWER_S", 5.0)
-        heard += [encoder.encode(frame) for frame in sound[30:34]]
+        os.kill(processes(short_memory)[1].pid, signal.SIGSTOP)
+        heard += [encoder.encode(frame) for frame in sound[28:34]]
         np.testing.assert_array_equal(heard, unbroken[0][:34])
+        assert encoder.restarts == 1
+
+
+# Live, nobody waits for one that is late.
+
+
+def test_the_old_process_goes_on_until_a_late_successor_has_caught_up(short_memory, sound, unbroken):
+    with Mimi(short_memory, max_frames=28, overlap=12).encoder() as encoder:
+        encoder.never_wait()
+        heard = [encoder.encode(frame) for frame in sound[:20]]
+        live, successor = processes(short_memory)
+        os.kill(successor.pid, signal.SIGSTOP)
+        heard += [encoder.encode(frame) for frame in sound[20:31]]
+        assert processes(short_memory) == [live, successor]
+        os.kill(successor.pid, signal.SIGCONT)
+        wait_until(lambda: encoder._relay._successor.lag <= relay.ON_TIME)
+        heard += [encoder.encode(frame) for frame in sound[31:38]]
+        assert live not in processes(short_memory)
+        np.testing.assert_array_equal(heard, unbroken[0][:38])
+        assert encoder.restarts == 0
+
+
+def test_where_no_successor_is_ever_ready_a_new_process_hears_the_last_frames_again(short_memory, sound, unbroken):
+    with Mimi(short_memory, max_frames=28, overlap=12).encoder() as encoder:
+        encoder.never_wait()
+        heard = [encoder.encode(frame) for frame in sound[:20]]
+        os.kill(processes(short_memory)[1].pid, signal.SIGSTOP)
+        heard += [encoder.encode(frame) for frame in sound[20:36]]
+        np.testing.assert_array_equal(heard, unbroken[0][:36])
         assert encoder.restarts == 1
 
 
