@@ -145,7 +145,7 @@ class CodecProcess:
         try:
             while data:
                 data = data[os.write(self._requests, data) :]
-        except BrokenPipeError:
+        except OSError:  # nobody reads it any more, or the program ends and has closed it
             raise EndedError(self._how_it_ended()) from None
 
     def _receive(self) -> tuple[bytes, bytes]:
@@ -153,7 +153,9 @@ class CodecProcess:
         while len(data) < size:
             if not self._readable.poll(1000 * ANSWER_S):
                 raise EndedError(f"no answer for {ANSWER_S:.0f} s")
-            piece = os.read(self._answers, _READ_BYTES)
+            piece = b""
+            with contextlib.suppress(OSError):  # the program ends and has closed it
+                piece = os.read(self._answers, _READ_BYTES)
             if not piece:
                 raise EndedError(self._how_it_ended())
             data += piece
