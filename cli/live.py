@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from moshi_mlx.errors import MoshiError
 
-from .common import note, path
+from .common import check_kind, load_model, note, path
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -23,10 +23,14 @@ if TYPE_CHECKING:
     from moshi_mlx.live.echo_switch import EchoSwitch
     from moshi_mlx.moshi import Moshi
     from moshi_mlx.pipeline import Stages
+    from moshi_mlx.tasks.kinds import Kind
 
     from .follow import View
 
 BLOCK_SIZES = range(32, 9601)
+
+
+Made = TypeVar("Made", bound="Stages")
 
 
 def add_sound_arguments(parser: argparse.ArgumentParser, *speaker: str) -> None:
@@ -51,6 +55,31 @@ def add_sound_arguments(parser: argparse.ArgumentParser, *speaker: str) -> None:
     sound.add_argument(
         "--record", metavar="DIR", type=path, help="keep both sides, the words and a trace in a new folder there"
     )
+
+
+def hold_conversation(
+    args: argparse.Namespace, kind: Kind, make_stages: Callable[[Moshi], Made]
+) -> tuple[Conversation, Made, dict[str, Any]]:
+    """Load a model of a kind and converse until Ctrl-C or q.
+
+    Returns:
+        the conversation, its stages, and its summary.
+    """
+    from .display import status
+    from .follow import follow
+
+    check_block_size(args.block_size)
+    check_kind(args, kind)
+    echo = choose_echo(args.echo_cancellation, find_speaker(args))
+    note(f"loading {args.model}")
+    moshi = load_model(args, kind, codec_ahead=True)
+    with status("warming up"):
+        stages = make_stages(moshi)
+        conversation = make_conversation(args, moshi, stages, echo)
+    view = choose_view(conversation, args)
+    with stopped_by_signals(conversation.stop), follow(conversation, view):
+        summary = conversation.run()
+    return conversation, stages, summary
 
 
 def check_block_size(samples: int) -> None:

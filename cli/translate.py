@@ -11,18 +11,9 @@ from typing import TYPE_CHECKING, Any
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.tasks.kinds import Kind
 
-from .common import add_model_arguments, check_kind, load_model, note, path
+from .common import add_model_arguments, load_model, note, path
 from .economy import add_economy_arguments
-from .live import (
-    add_sound_arguments,
-    check_block_size,
-    choose_echo,
-    choose_view,
-    find_speaker,
-    make_conversation,
-    report,
-    stopped_by_signals,
-)
+from .live import add_sound_arguments, hold_conversation, report
 from .replies import Takes, check_outputs, columns, figures, print_report, tell, write_transcript
 
 if TYPE_CHECKING:
@@ -93,23 +84,10 @@ def run(args: argparse.Namespace) -> int:
 
 def translate_live(args: argparse.Namespace) -> None:
     """Translate what the microphone hears until Ctrl-C or q."""
-    from .display import status
-    from .follow import follow
-
     if args.target is not None or args.transcript is not None:
         raise MoshiError("-o and --transcript go with a FILE; --record keeps both sides of a live translation")
-    check_block_size(args.block_size)
     check_sampling(args)
-    check_kind(args, Kind.TRANSLATE)
-    echo = choose_echo(args.echo_cancellation, find_speaker(args))
-    note(f"loading {args.model}")
-    moshi = load_model(args, Kind.TRANSLATE, codec_ahead=True)
-    with status("warming up"):
-        stages = make_stages(args, moshi)
-        conversation = make_conversation(args, moshi, stages, echo)
-    view = choose_view(conversation, args)
-    with stopped_by_signals(conversation.stop), follow(conversation, view):
-        summary = conversation.run()
+    conversation, stages, summary = hold_conversation(args, Kind.TRANSLATE, lambda moshi: make_stages(args, moshi))
     lag = vars(stages.lag)
     report(conversation, summary | {"lag": lag}, args.json)
     if not args.json:
