@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from moshi_mlx.errors import MoshiError
+from moshi_mlx.live.record_files import PAUSE_S
 
 from .common import note
 from .keyboard import keys
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from moshi_mlx.live.conversation import Conversation, FrameEvent
 
 LOOKS_PER_SECOND = 12
-PAUSE_SECONDS = 1.5
-"""Between two words, begins a new line."""
 CLOSE_SECONDS = 2.0
 """For the last look: a terminal that takes nothing more is not waited for."""
 SLOW = "This machine does not keep up, and frames are dropped: close other programs, or take fewer bits (-q 4)."
@@ -157,7 +156,7 @@ class Pauses:
 
     def before(self, event: FrameEvent) -> bool:
         """Whether a pause, or nothing at all, came before this event's text."""
-        first = self._last is None or event.time - self._last >= PAUSE_SECONDS
+        first = self._last is None or event.time - self._last >= PAUSE_S
         self._last = event.time
         return first
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from moshi_mlx.live.record_files import PAUSE_S
 from moshi_mlx.tasks.kinds import Kind
 
 from .common import check_kind, check_target, load_model, note, write_text
-from .follow import PAUSE_SECONDS, News, follow, put
+from .follow import News, follow, put
 from .live import stopped_by_signals
 from .transcripts import in_format, words_lines
 
@@ -112,7 +113,7 @@ class ListeningView:
         from moshi_mlx.tasks.transcription import PAUSE
 
         if heard.pause is None:  # a model without heads for it
-            return self._quiet > PAUSE_SECONDS * FRAME_RATE
+            return self._quiet > PAUSE_S * FRAME_RATE
         return heard.pause > PAUSE and self._quiet > self._behind
 
     def _end_line(self) -> None:

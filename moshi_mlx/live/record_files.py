@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHANNELS = 2
-PAUSE_S = 1.5  # between words, begins a new line of the transcript
+PAUSE_S = 1.5  # between words, begins a new line: of the transcript and in the terminal
 
 Samples = NDArray[np.float32]
 Subtype = Literal["float32", "pcm16"]
