@@ -35,6 +35,7 @@ MISSING = next(
 """Why tests with real streams cannot run here; None when they can."""
 
 START_ATTEMPTS, START_SECONDS = 10, 10.0
+AFTER_SECONDS = 60
 
 _numbers = count()
 
@@ -108,7 +109,7 @@ class Room:
         self._speaker = self._client.inports.register("speaker")
         self._script = np.zeros(0, np.float32)
         self._position = 0
-        self._blocks: list[np.ndarray] = []
+        self._heard = np.zeros(0, np.float32)
         self.xruns: list[float] = []
         """When the server was late, by `time.perf_counter()`."""
         self._client.set_xrun_callback(lambda _late: self.xruns.append(time.perf_counter()))
@@ -122,12 +123,18 @@ class Room:
         block[: len(chunk)] = chunk
         block[len(chunk) :] = 0.0
         if script.size:
+            room = self._heard[position : position + frames]
+            room[:] = self._speaker.get_array()[: len(room)]
             self._position = position + frames
-            self._blocks.append(self._speaker.get_array().copy())
 
     def play(self, samples: np.ndarray) -> None:
-        """Play float32 `samples` [n] into the microphone from now on, silence after them."""
-        self._blocks = []
+        """Play float32 `samples` [n] into the microphone from now on, silence after them.
+
+        What the speaker plays is captured until a minute after their end. Takes its memory at once, so that none
+        is seen to grow.
+        """
+        self._script = np.zeros(0, np.float32)
+        self._heard = np.full(len(samples) + AFTER_SECONDS * self._client.samplerate, np.nan, np.float32)
         self._position = 0
         self._script = samples.astype(np.float32)
 
@@ -137,7 +144,7 @@ class Room:
 
     def heard(self) -> np.ndarray:
         """What the speaker has played since `play`, float32 [n]."""
-        return np.concatenate([np.zeros(0, np.float32), *self._blocks])
+        return self._heard[: self._position].copy()
 
     def close(self) -> None:
         """Leave the server."""

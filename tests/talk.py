@@ -6,6 +6,7 @@ What the room heard from the virtual speaker, what was recorded, and what every 
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import threading
 import time
@@ -147,12 +148,12 @@ def talk(
         conversation = Conversation(
             moshi, stages, input="room", output="room", block_size=period, recording=Recording(folder)
         )
-        with _driven(conversation, room, sound, during) as events:
+        with _driven(conversation, room, sound, folder / "events", during):
             summary = conversation.run()
         heard = room.heard()
     record = Path(summary["recording"])
     recorded, _ = soundfile.read(record / "audio.wav", dtype="float32")
-    events += conversation.events
+    events = [*read_events(folder / "events"), *conversation.events]
     return Take(heard, summary, recorded[:, 0], recorded[:, 1], events, room.xruns, read_trace(record / "trace.json"))
 
 
@@ -166,10 +167,19 @@ def read_trace(path: Path) -> dict[str, dict[int, tuple[float, float]]]:
     return spans
 
 
+def read_events(path: Path) -> Iterator[FrameEvent]:
+    """What `_driven` has written down."""
+    with path.open("rb") as file:
+        while file.peek():
+            yield pickle.load(file)
+
+
 @contextmanager
-def _driven(conversation: Conversation, room: Room, sound: np.ndarray, during: During) -> Iterator[list[FrameEvent]]:
-    """What happens in the room, in a thread: the conversation has the thread that loaded the model."""
-    events: list[FrameEvent] = []
+def _driven(conversation: Conversation, room: Room, sound: np.ndarray, path: Path, during: During) -> Iterator[None]:
+    """What happens in the room, in a thread: the conversation has the thread that loaded the model.
+
+    Events go to a file, so that memory tells of the conversation alone.
+    """
     faults: list[BaseException] = []
 
     def drive() -> None:
@@ -177,11 +187,12 @@ def _driven(conversation: Conversation, room: Room, sound: np.ndarray, during: D
             while not conversation.seconds:
                 time.sleep(0.002)
             room.play(sound)
-            while not room.finished():
-                time.sleep(LOOK_SECONDS)
-                while len(conversation.events) > 1:
-                    events.append(conversation.events.popleft())
-                during(conversation, conversation.seconds)
+            with path.open("wb") as file:
+                while not room.finished():
+                    time.sleep(LOOK_SECONDS)
+                    while len(conversation.events) > 1:
+                        pickle.dump(conversation.events.popleft(), file)
+                    during(conversation, conversation.seconds)
         except BaseException as fault:  # raised again below
             faults.append(fault)
         finally:
@@ -189,7 +200,7 @@ def _driven(conversation: Conversation, room: Room, sound: np.ndarray, during: D
 
     thread = threading.Thread(target=drive, name="room", daemon=True)
     thread.start()
-    yield events
+    yield
     thread.join()
     if faults:
         raise faults[0]

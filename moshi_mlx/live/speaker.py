@@ -54,7 +54,7 @@ class Speaker:
         self._resting = False
         self._drifting = drifting
         # The writer's: the correction still to be made, and what decides on the next.
-        self._pace = Pace(round(SLACK_SECONDS * rate), drifting)
+        self._pace = Pace(round(SLACK_SECONDS * rate), self._frame // 2, drifting)
         self._correction = 0
         # The callback's: how far the fades have come, and the sound that is fading out.
         self._ramp = np.linspace(0.0, 1.0, self._fade, dtype=np.float32)

@@ -168,6 +168,26 @@ def test_frames_that_are_often_late_are_given_time_and_not_cut_short_again_and_a
     assert line.stats.underruns <= 3
 
 
+@pytest.mark.parametrize("every", [20, 60, 200, 700])
+def test_frames_that_are_seldom_a_little_late_make_few_gaps_in_half_an_hour(every: int) -> None:
+    """Each gap would be followed by a cut of its delay, and that by the next gap, every few seconds."""
+    random = np.random.default_rng(every)
+    late = np.where(random.random(22_500) < 1 / every, 25.0, 10.0)
+    line = speaker()
+    _, waiting = play(line, np.zeros((len(late), FRAME_SAMPLES), np.float32), list(late))
+    assert line.stats.underruns <= 8
+    assert max(waiting) <= 2 * BLOCK
+    assert late.max() == 25.0
+
+
+def test_what_frames_have_needed_in_vain_is_given_back_within_ten_minutes() -> None:
+    late = [25.0 if number < 4000 and number % 60 == 59 else 0.0 for number in range(12_000)]
+    line = speaker()
+    _, waiting = play(line, np.zeros((len(late), FRAME_SAMPLES), np.float32), late)
+    assert max(waiting[3000:4000]) > 0
+    assert max(waiting[-500:]) == 0
+
+
 @pytest.mark.parametrize("ppm", [-300, 300])
 def test_clocks_that_drift_apart_are_corrected_for_an_hour(ppm: int, monkeypatch: pytest.MonkeyPatch) -> None:
     line, now = speaker(drifting=True), 0.0
