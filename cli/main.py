@@ -7,6 +7,7 @@ import what is heavy inside run(), so that --help answers at once.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -31,6 +32,8 @@ COMMANDS = (
     "quantize",
     "compare",
 )
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
+    _open_standard_files()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # words may hold what a terminal's encoding does not
     try:
@@ -73,9 +77,32 @@ def main(argv: list[str] | None = None) -> int:
         print("moshi-mlx: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): say nothing, and keep Python from saying it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()  # the reader of our output has gone (`| head`): say nothing
         return 0
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _forget_output()
+        print(
+            f"moshi-mlx: error: {error.filename or 'output'}: {error.strerror}; make room, then again", file=sys.stderr
+        )
+        return 2
+
+
+def _open_standard_files() -> None:
+    """Put nothing in the place of what the caller closed: the next file to be opened would take its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            if number:
+                setattr(sys, name, os.fdopen(number, "w"))
+
+
+def _forget_output() -> None:
+    """Keep Python from writing at exit what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: list[str] | None) -> int:

@@ -100,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     if args.list_voices:
         list_voices(args)
         return 0
+    if args.output is not None and args.speaker is not None:
+        raise MoshiError(f"give either a speaker ({args.speaker}) or -o {args.output}, not both")
     manner, text = make_manner(args), open_text(args)
     if args.output is not None:
         check_target(args.output)

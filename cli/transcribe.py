@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
 
     if not 1 <= args.batch <= 256:
         raise MoshiError(f"--batch must lie between 1 and 256 files, not {args.batch}")
+    if args.files and args.input is not None:
+        raise MoshiError(f"give either sound files or a microphone (-i {args.input}), not both")
     sampling = Sampling(args.temp)
     if args.files:
         transcribe_files(args, sampling)

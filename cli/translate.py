@@ -100,6 +100,8 @@ def translate_file(args: argparse.Namespace) -> None:
 
     if args.record is not None:
         raise MoshiError("--record goes with the microphone; -o keeps the translation of a FILE")
+    if args.input is not None or args.output is not None:
+        raise MoshiError("-i and --speaker go with a live translation; leave them out, or the FILE")
     check_outputs(args.file, args.target, args.transcript, args.tail)
     check_sampling(args)
     result = translated(args, read_blocks(args.file))

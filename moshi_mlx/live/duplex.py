@@ -1,7 +1,8 @@
 """Full duplex: frames of 1,920 microphone samples out, frames of 1,920 speaker samples in, without end.
 
 One thread cuts frames, lets the tap (echo canceller, recording) see every one, keeps the newest for the
-reader, and watches the devices: one that goes away is opened again, or the system's new default in its place.
+reader, and watches the devices: one that goes away is opened again, or the system's new default in its place;
+where the user named none, the system's choice is followed.
 Opens a microphone or a speaker alone as well (`only`). Knows no model.
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from moshi_mlx.errors import AudioError, DeviceError
 from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE, portaudio
+from moshi_mlx.live.defaults import DefaultDevices
 from moshi_mlx.live.devices import Device, Kind, choose, default_input
 from moshi_mlx.live.line import Captured, Line, LineStats
 from moshi_mlx.live.rings import Wake
@@ -107,6 +109,7 @@ class Duplex:
         self._block_size = block_size
         self._tap = tap
         self._line: Line | None = None
+        self._defaults = DefaultDevices(())
         self._wake = Wake()
         self._news = threading.Condition()
         self._waiting: Captured | None = None
@@ -236,7 +239,11 @@ class Duplex:
             looked, before, beats = time.monotonic(), beats, line.beats()
             dead = dead + 1 if any(now == then for now, then in zip(beats, before, strict=True)) else 0
             if dead >= DEAD_TICKS or not line.running():
-                self._lose(line)
+                self._lose(line, f"{line.names(' or ')} has gone; looking for another device.")
+                return
+            if self._defaults.moved():
+                self._lose(line, "The system now uses other sound devices.")
+                self._reopen()
                 return
 
     def _listen(self, mic: np.ndarray) -> None:
@@ -255,10 +262,9 @@ class Duplex:
         mic = None if self._tap is None else self._tap(frame)
         return frame if mic is None else replace(frame, mic=mic)
 
-    def _lose(self, line: Line) -> None:
+    def _lose(self, line: Line, notice: str) -> None:
         self._line, self._silent_since = None, max(line.beats())  # it was dead before anybody noticed
-        names = " or ".join(dict.fromkeys(device.name for device in line.devices.values()))
-        self.notices.put(f"{names} has gone; looking for another device.")
+        self.notices.put(notice)
         portaudio.release(hung=not line.close())
 
     def _without_line(self) -> None:
@@ -283,10 +289,10 @@ class Duplex:
         except DeviceError:
             return  # tried again soon
         self.stats.reopened += 1
-        names = " and ".join(dict.fromkeys(device.name for device in self._line.devices.values()))
-        self.notices.put(f"It goes on with {names}.")
+        self.notices.put(f"It goes on with {self._line.names(' and ')}.")
 
     def _open(self, must_match: bool) -> Line:
+        self._defaults = DefaultDevices(kind for kind, wanted in self._wanted.items() if wanted is None)
         devices: dict[Kind, Device] = {kind: self._choose(kind, must_match) for kind in self._wanted}
         return Line(devices, self._block_size, self.stats.line, self.stats.speaker, self._wake)
 

@@ -198,6 +198,10 @@ class Line:
         self._stats.drift_ppm = self._beside.ppm
         return frame
 
+    def names(self, joint: str) -> str:
+        """What its devices are called; once what is both."""
+        return joint.join(dict.fromkeys(device.name for device in self.devices.values()))
+
     def beats(self) -> tuple[float, ...]:
         """When each direction last ran: a value that stands still tells of a device that has gone."""
         stamps: dict[Kind, float] = {"input": self._heard.stamp, "output": self._played.stamp}

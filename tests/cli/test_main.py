@@ -162,3 +162,23 @@ def test_a_reader_that_has_gone_is_no_fault(arguments: list[str], unbuffered: st
             env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         )
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("arguments", ["info tiny", "--help"])
+def test_standard_files_may_be_closed(arguments: str, closed: str) -> None:
+    command = f"{shlex.join(MOSHI_MLX)} {arguments} {closed}"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert result.returncode == 0
+    assert result.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [["info", "tiny"], ["info", "tiny", "--json"]])
+def test_output_that_does_not_fit_is_told_in_one_sentence(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*MOSHI_MLX, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S
+        )
+    assert result.returncode == 2
+    assert result.stderr == "moshi-mlx: error: output: No space left on device; make room, then again\n"

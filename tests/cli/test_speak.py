@@ -161,6 +161,7 @@ def test_what_is_wrong_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFix
     assert "use `moshi-mlx chat --model tiny`" in refusal(capsys, "Hi.", "--model", "tiny", *out)
     assert "no-such.txt cannot be read" in refusal(capsys, "-f", "no-such.txt", *tiny, *out)
     assert "not both" in refusal(capsys, "Hi.", "-f", "text.txt", *tiny, *out)
+    assert "not both" in refusal(capsys, "Hi.", *tiny, *out, "--speaker", "0")
     assert "ends in .wav" in refusal(capsys, "Hi.", *tiny, "-o", str(tmp_path / "x.mp3"))
     assert "is a folder" in refusal(capsys, "Hi.", *tiny, "-o", str(tmp_path))
     assert "between 0 and 100" in refusal(capsys, "Hi.", *tiny, *out, "--padding-between", "-1")

@@ -57,6 +57,7 @@ def failures(source: Path, folder: Path) -> dict[str, tuple[list[object], str]]:
         "over itself": ([source, "-o", source, *TINY], "is the input itself"),
         "file without a source": (["-o", folder / "out.wav", *TINY], "--record keeps both sides"),
         "record of a file": ([source, "--record", folder, *TINY], "--record goes with the microphone"),
+        "file and a device": ([source, "--speaker", "0", *TINY], "go with a live translation"),
         "quality": ([source, "--quality", "splendid", *TINY], "very_bad, bad, neutral, good, very_good"),
         "guidance": ([source, "--guidance", "nan", *TINY], "guidance"),
         "temperature": ([source, "--text-temp", -1, *TINY], "temp"),

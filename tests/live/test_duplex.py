@@ -14,7 +14,7 @@ import pytest
 from jack_room import MISSING, JackServer, Room, jack_rooms
 
 from moshi_mlx.errors import AudioError, DeviceError
-from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE
+from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE, defaults
 from moshi_mlx.live.duplex import Captured, Duplex, DuplexStats
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
@@ -140,6 +140,31 @@ def test_a_burst_of_output_plays_its_newest_two_frames_only() -> None:
     sounding = int((heard != 0).sum())
     assert sounding <= 2 * FRAME_SAMPLES + 2 * BLOCK
     assert discarded >= 3 * FRAME_SAMPLES - BLOCK
+
+
+@pytest.mark.parametrize(("named", "reopened"), [(None, 1), ("room", 0)])
+def test_where_no_device_was_named_the_systems_choice_is_followed(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, reopened: int
+) -> None:
+    """As when a headset is put in while the loudspeakers stay: the stream itself would go on with those."""
+    numbers = {"input": 70, "output": 80}
+    monkeypatch.setattr(defaults, "system_default", lambda kind: numbers[kind])
+    with jack_rooms("room"), Duplex(named, named) as duplex:
+        assert duplex.read_frame() is not None
+        numbers["output"] = 81
+        deadline = time.monotonic() + 2.5
+        while time.monotonic() < deadline:
+            duplex.read_frame()
+        stats, notices = duplex.stats, [duplex.notices.get() for _ in range(duplex.notices.qsize())]
+        after = duplex.read_frame()
+    assert after is not None
+    assert after.index >= 20
+    assert stats.reopened == reopened
+    assert len(notices) == 2 * reopened
+    if reopened:
+        assert notices[0] == "The system now uses other sound devices."
+        assert notices[1].startswith("It goes on with ")
+        assert stats.frames_lost < 13  # a second without a device, at most
 
 
 def test_digital_silence_is_noticed_after_two_seconds_and_forgotten_with_the_first_sound() -> None:
