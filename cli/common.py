@@ -58,7 +58,7 @@ def add_bits_argument(parser: argparse.ArgumentParser) -> None:
         dest="bits",
         type=int,
         choices=(4, 8, 16),
-        help="bits per weight of moshiko and moshika (default: the most that this machine runs in real time)",
+        help="bits per weight of moshiko and moshika (default: the most that fit and keep up here, else 4)",
     )
 
 

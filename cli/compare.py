@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from moshi_mlx.quantize.report import ModelReport, Report
 
 HELP = "measure what a quantized model has lost against its reference"
-EXAMPLE = "moshi-mlx compare moshiko-bf16 moshiko-q4 moshiko-mixed --audio speech.wav --picture loss.png"
+EXAMPLE = "moshi-mlx compare kyutai/moshiko-mlx-bf16 kyutai/moshiko-mlx-q4 --audio speech.wav --picture loss.png"
 
 WORST_SHOWN = 8
 

@@ -43,5 +43,5 @@ def run(args: argparse.Namespace) -> int:
     print_report(report["output"], report)
     if sys.platform == "darwin":
         print(f"Listen to it: afplay '{args.output}'")
-    print("Next: moshi-mlx run --model moshiko IN.wav OUT.wav (downloads Moshi), or moshi-mlx --help")
+    print("Next: moshi-mlx doctor, then moshi-mlx chat, which downloads Moshi (in its folder: uv run moshi-mlx …)")
     return 0

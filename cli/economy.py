@@ -11,7 +11,10 @@ def add_economy_arguments(parser: argparse.ArgumentParser) -> None:
     """--context, --kv-bits and --dtype."""
     group = parser.add_argument_group("for small Macs")
     group.add_argument(
-        "--context", type=int, metavar="N", help="remember N frames of 80 ms, less than the model can (Moshi: 3000)"
+        "--context",
+        type=int,
+        metavar="N",
+        help="remember N frames of 80 ms (of a text model: tokens), less than the model can (Moshi: 3000)",
     )
     group.add_argument(
         "--kv-bits", type=int, choices=KV_BITS, help="keep keys and values in 8 bits: half of their memory and traffic"

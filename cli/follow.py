@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 LOOKS_PER_SECOND = 12
 CLOSE_SECONDS = 2.0
 """For the last look: a terminal that takes nothing more is not waited for."""
-SLOW = "This machine does not keep up, and frames are dropped: close other programs, or take fewer bits (-q 4)."
+SLOW = (
+    "This machine does not keep up, and frames are dropped: close other programs, or end this and start again with "
+    "--kv-bits 8 and a shorter --context, or with a model of fewer bits."
+)
 SLOW_FRAMES, SLOW_SHARE = 125, 0.1
 """Frames (ten seconds), and the share of them that may be dropped before it is said."""
 SLOW_AGAIN = 750

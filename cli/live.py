@@ -53,7 +53,10 @@ def add_sound_arguments(parser: argparse.ArgumentParser, *speaker: str) -> None:
         "headphones)",
     )
     sound.add_argument(
-        "--record", metavar="DIR", type=path, help="keep both sides, the words and a trace in a new folder there"
+        "--record",
+        metavar="DIR",
+        type=path,
+        help="keep the sound of both sides, Moshi's words and a trace in a new folder there",
     )
 
 
@@ -110,7 +113,7 @@ def choose_echo(wanted: bool | None, speaker: Device) -> EchoSwitch | None:
     Raises:
         MoshiError: it was asked for and is not installed.
     """
-    from moshi_mlx.live.echo import EchoCanceller, available
+    from moshi_mlx.live.echo import REMEDY, EchoCanceller, available
     from moshi_mlx.live.echo_switch import EchoSwitch
 
     if wanted is False:
@@ -119,7 +122,7 @@ def choose_echo(wanted: bool | None, speaker: Device) -> EchoSwitch | None:
     if wanted is None and not available():
         note(
             "echo cancellation is off, and without headphones Moshi will hear itself: livekit is not installed "
-            "(pip install 'moshi-mac[aec]')"
+            f"({REMEDY})"
         )
         return None
     echo = EchoSwitch(EchoCanceller(), always=wanted is True)

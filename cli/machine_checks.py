@@ -64,7 +64,8 @@ def check_python(machine: Machine) -> Check:
             "python",
             "problem",
             f"{told}: it is made for Intel and runs under Rosetta, where MLX has no GPU",
-            "install with a Python for Apple Silicon: uv tool install --python cpython-3.12-macos-aarch64 .",
+            "in moshi-mac's folder, with a Python for Apple Silicon: "
+            "uv tool install --python cpython-3.12-macos-aarch64 '.[aec]'",
         )
     (least, most), version = PYTHONS, machine.python[:2]
     if not least <= version <= most:
@@ -72,7 +73,7 @@ def check_python(machine: Machine) -> Check:
             "python",
             "warning",
             f"{told}: the codec is made for {_dotted(least)} to {_dotted(most)}",
-            "install with another Python: uv tool install --python 3.12 .",
+            "in moshi-mac's folder, with another Python: uv tool install --python 3.12 '.[aec]'",
         )
     return Check("python", "ok", told)
 
@@ -143,7 +144,7 @@ def check_sound() -> Iterator[Check]:
 
 def check_echo() -> Check:
     """The canceller is an extra."""
-    from moshi_mlx.live.echo import available
+    from moshi_mlx.live.echo import REMEDY, available
 
     if available():
         return Check("echo", "ok", "livekit is installed: no headphones needed")
@@ -151,7 +152,7 @@ def check_echo() -> Check:
         "echo",
         "warning",
         "livekit is not installed: without headphones Moshi hears itself",
-        "pip install 'moshi-mac[aec]', or wear headphones",
+        f"{REMEDY}, or wear headphones",
     )
 
 

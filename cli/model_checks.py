@@ -127,7 +127,7 @@ def check_memory(subject: Subject) -> Check:
     there = available_memory()
     told = f"{human_bytes(subject.needed)} needed, {human_bytes(there)} can be had"
     if subject.needed > there:
-        return Check("memory", "problem", told, _smaller(subject, "close other programs"))
+        return Check("memory", "problem", told, _smaller(subject, _economy(subject)))
     return Check("memory", "ok", told)
 
 
@@ -167,8 +167,11 @@ def check_speed(subject: Subject, bandwidth: float, gpu: bool) -> Check:
         return Check("speed", "ok", told)
     if likely <= FRAME_S:
         return Check("speed", "warning", told, _smaller(subject, "close other programs"))
-    shorter = f"try --kv-bits 8, and a shorter window with --context {subject.config.transformer.context // 2}"
-    return Check("speed", "problem", told, _smaller(subject, shorter))
+    return Check("speed", "problem", told, _smaller(subject, _economy(subject)))
+
+
+def _economy(subject: Subject) -> str:
+    return f"try --kv-bits 8, and a shorter window with --context {subject.config.transformer.context // 2}"
 
 
 def _smaller(subject: Subject, otherwise: str) -> str:

@@ -33,7 +33,11 @@ EXAMPLE = "moshi-mlx transcribe interview.mp3 --format srt -o interview.srt"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `transcribe`."""
     parser.add_argument(
-        "files", metavar="FILE", nargs="*", type=path, help="sound of any format and rate; none: the microphone"
+        "files",
+        metavar="FILE",
+        nargs="*",
+        type=path,
+        help="wav, flac, ogg, mp3 … of any rate; none: the microphone",
     )
     add_model_arguments(parser, Kind.TRANSCRIBE)
     form = parser.add_mutually_exclusive_group()

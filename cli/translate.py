@@ -33,7 +33,11 @@ PARTS = ("text_", "")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `translate`."""
     parser.add_argument(
-        "file", metavar="FILE", nargs="?", type=path, help="sound of any format and rate; none: the microphone"
+        "file",
+        metavar="FILE",
+        nargs="?",
+        type=path,
+        help="wav, flac, ogg, mp3 … of any rate; none: the microphone",
     )
     add_model_arguments(parser, Kind.TRANSLATE)
     add_economy_arguments(parser)

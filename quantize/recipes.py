@@ -67,7 +67,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("q8", Format(8, 64), Format(8, 64), "Kyutai's larger one: half of bf16"),
-        Recipe("q4", Format(4, 32), Format(4, 32), "Kyutai's smaller one: for 8 GB of memory"),
+        Recipe("q4", Format(4, 32), Format(4, 32), "Kyutai's smaller one: for 8 GB of memory, with --kv-bits 8"),
         Recipe(
             "mixed_4_8",
             Format(4, 64),

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+from moshi_mlx.checkpoint.hub_errors import LOGIN
 from moshi_mlx.errors import MoshiError
 
 
@@ -25,7 +26,7 @@ def check_upload(repo: str) -> None:
         raise MoshiError(f"{repo!r} is no repository's name; --upload-repo takes one like you/moshiko-q4") from None
     token = get_token()
     if token is None:
-        raise MoshiError(f"uploading to {repo} needs a token; run `hf auth login`, or set HF_TOKEN")
+        raise MoshiError(f"uploading to {repo} needs a token; run {LOGIN}, or set HF_TOKEN")
     with _sentences(repo, "nothing was written"):
         HfApi().whoami(token=token)
 
@@ -39,7 +40,9 @@ def upload(folder: Path, repo: str) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi()
-    with _sentences(repo, f"{folder} is complete: `hf upload {repo} {folder}` sends it again"):
+    with _sentences(
+        repo, f"{folder} is complete: `uvx --from huggingface_hub hf upload {repo} {folder}` sends it again"
+    ):
         url = api.create_repo(repo, repo_type="model", exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, repo_type="model", commit_message="moshi-mlx quantize")
     return str(url)

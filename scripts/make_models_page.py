@@ -23,7 +23,7 @@ HEAD = """\
 What Kyutai has published and this program runs. `--model` takes the name of a repository; a command that is given a
 model of another kind says which command is right. Where a precision is not published, `moshi-mlx quantize` makes it.
 
-Written by `python scripts/make_models_page.py`; do not edit.
+Written by `uv run uv run python scripts/make_models_page.py`; do not edit.
 
 ## Memory
 
@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if the page is out of date")
     if parser.parse_args().check:
         current = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page()
-        print("up to date" if current else f"{PAGE.name} is out of date: run python scripts/make_models_page.py")
+        print("up to date" if current else f"{PAGE.name} is out of date: run uv run python scripts/make_models_page.py")
         return 0 if current else 1
     PAGE.write_text(page(), encoding="utf-8")
     print(f"wrote {PAGE.name}")

@@ -59,7 +59,8 @@ def choose_bits(
         obstacle = f"; {PRECISIONS[bits]} would take about {time}"
     least = fitting[-1]
     return Choice(least, f"{PRECISIONS[least]} is the smallest, and even that may not keep up here: it would "
-                         f"take about {_frame_time(config, least, speed)}")  # fmt: skip
+                         f"take about {_frame_time(config, least, speed)}; --kv-bits 8 and a shorter "
+                         "--context take less")  # fmt: skip
 
 
 def memory_needed(config: LMConfig, bits: int) -> int:

@@ -9,6 +9,9 @@ from typing import cast
 
 from ..errors import CheckpointError
 
+LOGIN = "`uvx --from huggingface_hub hf auth login`"
+"""How to leave a token on this machine: the Hub's own command is not installed with this program."""
+
 
 class OfflineError(CheckpointError):
     """The Hub cannot be reached or does not answer; what was downloaded before may do."""
@@ -46,11 +49,11 @@ def _explain(error: BaseException, repo: str, revision: str, name: str | None) -
         return OfflineError(f"{repo} is not downloaded and HF_HUB_OFFLINE is set; unset it to download")
     if isinstance(error, errors.GatedRepoError):
         return CheckpointError(
-            f"{repo} is gated: accept its terms at {_endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN"
+            f"{repo} is gated: accept its terms at {_endpoint()}/{repo}, then run {LOGIN} or set HF_TOKEN"
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return CheckpointError(
-            f"{_endpoint()} has no model {repo}, or it is private: check the spelling, or run `hf auth login`"
+            f"{_endpoint()} has no model {repo}, or it is private: check the spelling, or run {LOGIN}"
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return CheckpointError(f"{repo} has no revision {revision!r}; leave it out for the newest")
@@ -65,7 +68,7 @@ def _explain(error: BaseException, repo: str, revision: str, name: str | None) -
 def _refusal(status: int, repo: str) -> CheckpointError:
     if status in (401, 403):
         return CheckpointError(
-            f"the Hub refuses {repo} (HTTP {status}): run `hf auth login`, or set HF_TOKEN to a token that may read it"
+            f"the Hub refuses {repo} (HTTP {status}): run {LOGIN}, or set HF_TOKEN to a token that may read it"
         )
     if status == 429:
         return OfflineError("the Hub has had too many requests (HTTP 429); wait a few minutes, or set HF_TOKEN")

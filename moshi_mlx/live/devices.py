@@ -27,7 +27,8 @@ HEADPHONES = ("headphone", "headset", "airpods", "earpods", "earphone", "earbuds
 CALL_RATE = 24_000  # Bluetooth's call profiles record at 8, 16 or 24 kHz; no other microphone of a Mac does
 
 SILENT_MICROPHONE = "The microphone delivers digital silence: it is muted, or access to it is denied." + (
-    " Allow it for your terminal in System Settings > Privacy & Security > Microphone, then start again."
+    " Allow it for your terminal in System Settings > Privacy & Security > Microphone, then quit the terminal and "
+    "start again."
     if sys.platform == "darwin"
     else ""
 )

@@ -24,6 +24,9 @@ WEBRTC_BLOCK = 240  # WebRTC takes exactly 10 ms
 SILENCE = 1e-6  # mean square (-60 dBFS) below which nothing counts as played
 HOLD = SAMPLE_RATE  # samples of silence before the microphone passes as it is: more than an echo's tail
 
+REMEDY = "in moshi-mac's folder run `uv tool install '.[aec]'`"
+"""How to install livekit."""
+
 Samples = NDArray[np.float32]
 Spectra = NDArray[np.complex128]
 
@@ -52,10 +55,7 @@ class EchoCanceller:
 
     def __init__(self) -> None:
         if not available():
-            raise MoshiError(
-                "echo cancellation needs livekit, which is not installed: "
-                "run `pip install 'moshi-mac[aec]'`, or use headphones"
-            )
+            raise MoshiError(f"echo cancellation needs livekit, which is not installed: {REMEDY}, or use headphones")
         self._lead = 0
         try:
             self.reset()

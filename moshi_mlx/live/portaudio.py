@@ -30,7 +30,7 @@ def portaudio() -> Any:
     try:
         import sounddevice
     except OSError as error:
-        remedy = "`pip install --force-reinstall sounddevice` brings it"
+        remedy = "installing this program again brings it (README, Install)"
         if sys.platform.startswith("linux"):
             remedy = "`sudo apt-get install libportaudio2` installs it"
         raise DeviceError(f"PortAudio, which carries all sound, was not found; {remedy}.") from error

@@ -324,7 +324,7 @@ def test_without_livekit_echo_cancellation_is_off_and_asking_for_it_an_error(
 ) -> None:
     monkeypatch.setattr("moshi_mlx.live.echo.available", lambda: False)
     assert live.choose_echo(None, speaker("MacBook Pro Speakers")) is None
-    assert "pip install 'moshi-mac[aec]'" in capsys.readouterr().err
+    assert "uv tool install '.[aec]'" in capsys.readouterr().err
     with pytest.raises(MoshiError, match="livekit, which is not installed"):
         live.choose_echo(True, speaker("MacBook Pro Speakers"))
 
