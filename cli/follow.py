@@ -121,6 +121,8 @@ class Watch:
         stats = self._conversation.duplex.stats
         if stats.silent_microphone:
             yield SILENT_MICROPHONE
+        else:
+            self._told.discard(SILENT_MICROPHONE)
         now = self._slow.look(stats.frames_in, stats.frames_dropped)
         if now:
             yield SLOW

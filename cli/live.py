@@ -95,14 +95,17 @@ def check_block_size(samples: int) -> None:
 def find_speaker(args: argparse.Namespace) -> Device:
     """The speaker that will be used, after a look at both devices: a wrong name shows before a model is loaded.
 
+    Numbers among the flags become names, as devices that come while it is loaded are numbered anew.
+
     Raises:
         DeviceError: there is no such device.
     """
     from moshi_mlx.live import portaudio
-    from moshi_mlx.live.devices import choose
+    from moshi_mlx.live.devices import choose, lasting_name
 
     choose(args.input, "input")
     speaker = choose(args.output, "output")
+    args.input, args.output = lasting_name(args.input, "input"), lasting_name(args.output, "output")
     portaudio.release()  # it lists devices once: what is plugged in while the model loads shall be seen
     return speaker
 
@@ -228,6 +231,9 @@ def describe(summary: dict[str, Any]) -> Iterator[str]:
         yield f"echo       reduced by {summary['echo_reduction_db']:.0f} dB"
     if summary["recording"] is not None:
         yield f"recording  {summary['recording']}"
+        lost = summary["recording_lost"]
+        if any(lost.values()):
+            yield f"           the disk was too slow for {lost['seconds']:.2f} s of sound and {lost['events']} notes"
 
 
 def describe_sound(sound: dict[str, float]) -> Iterator[str]:

@@ -173,6 +173,7 @@ class Conversation:
             "sound": self.duplex.stats.sound(),
             "echo_reduction_db": None if self.echo is None else self.echo.reduction_db,
             "recording": None if self.recording is None else str(self.recording.path),
+            "recording_lost": None if self.recording is None else self.recording.lost(),
         }
 
     # The threads.

@@ -14,23 +14,27 @@ from typing import Any, Literal
 import numpy as np
 
 from moshi_mlx.errors import DeviceError
+from moshi_mlx.live import core_audio
 from moshi_mlx.live.portaudio import close_stream, portaudio
 from moshi_mlx.live.rings import SampleRing, Wake
 
 Kind = Literal["input", "output"]
 KIND_NAMES = {"input": "microphone", "output": "speaker"}
 
-# Names by which headsets on Bluetooth are known; macOS does not tell PortAudio how a device is connected.
+# Names by which headsets on Bluetooth are known, for where CoreAudio does not tell.
 HEADSETS = ("airpods", "beats", "bluetooth", "headset", "buds", "hands-free", "wh-1000", "wf-1000", "bose")
 HEADPHONES = ("headphone", "headset", "airpods", "earpods", "earphone", "earbuds", "buds", "wh-1000", "wf-1000")
 """Parts of the names of what is worn on the ears: nothing of it reaches the microphone."""
-CALL_RATE = 24_000  # Bluetooth's call profiles record at 8, 16 or 24 kHz; no other microphone of a Mac does
+CALL_RATE = 24_000  # Bluetooth's call profiles record at 8, 16 or 24 kHz
 
-SILENT_MICROPHONE = "The microphone delivers digital silence: it is muted, or access to it is denied." + (
-    " Allow it for your terminal in System Settings > Privacy & Security > Microphone, then quit the terminal and "
-    "start again."
-    if sys.platform == "darwin"
-    else ""
+SILENT_MICROPHONE = (
+    "The microphone delivers digital silence: it is muted, the lid over it is closed, or access to it is denied."
+    + (
+        " Allow it for your terminal in System Settings > Privacy & Security > Microphone, then quit the terminal and "
+        "start again."
+        if sys.platform == "darwin"
+        else ""
+    )
 )
 """What to tell a user whose microphone delivers zeros and nothing else."""
 
@@ -112,6 +116,19 @@ def choose(wanted: str | int | None, kind: Kind, devices: Sequence[Device] | Non
     raise DeviceError(f"{problem}; choose by number or full name from: {names}.")
 
 
+def lasting_name(wanted: str | int | None, kind: Kind) -> str | int | None:
+    """What to ask for another time: the name of the device of a number, where only one is called so.
+
+    Raises:
+        DeviceError: no such device.
+    """
+    if not str(wanted).strip().isdigit():
+        return wanted
+    name = choose(wanted, kind).name
+    namesakes = [device for device in list_devices() if device.channels(kind) and device.name == name]
+    return name if len(namesakes) == 1 else wanted
+
+
 def _by_name(text: str, kind: Kind, able: list[Device]) -> list[Device]:
     """Devices called `text`, else those whose names contain it; of one name, the default system's device."""
     lowered = text.lower()
@@ -123,7 +140,7 @@ def _by_name(text: str, kind: Kind, able: list[Device]) -> list[Device]:
     return found
 
 
-def default_input(devices: Sequence[Device] | None = None, platform: str = sys.platform) -> tuple[Device, str | None]:
+def default_input(devices: Sequence[Device] | None = None, platform: str | None = None) -> tuple[Device, str | None]:
     """The microphone to take when the user named none, and why when it is not the system's default.
 
     A Bluetooth headset that records falls to call quality in both directions, so on a Mac its place is taken
@@ -135,7 +152,7 @@ def default_input(devices: Sequence[Device] | None = None, platform: str = sys.p
     devices = list_devices() if devices is None else devices
     default = choose(None, "input", devices)
     built_in = next((device for device in devices if device.inputs and _is_built_in(device)), None)
-    if platform != "darwin" or built_in is None or _is_built_in(default) or not _is_headset(default):
+    if (platform or sys.platform) != "darwin" or built_in is None or _is_built_in(default) or not _is_headset(default):
         return default, None
     return built_in, (
         f"{built_in.name} is the microphone: with {default.name} recording, Bluetooth would fall to call "
@@ -153,7 +170,13 @@ def _is_built_in(device: Device) -> bool:
     return "built-in" in name or ("mac" in name and "microphone" in name)
 
 
-def _is_headset(device: Device) -> bool:
+def _is_headset(default: Device) -> bool:
+    """Whether the system's default microphone is connected by Bluetooth, by its name and rate where that is unknown."""
+    bluetooth = core_audio.is_bluetooth(core_audio.default_device("input"))
+    return _sounds_like_headset(default) if bluetooth is None else bluetooth
+
+
+def _sounds_like_headset(device: Device) -> bool:
     return any(word in device.name.lower() for word in HEADSETS) or device.rate <= CALL_RATE
 
 

@@ -1,8 +1,7 @@
 """Full duplex: frames of 1,920 microphone samples out, frames of 1,920 speaker samples in, without end.
 
 One thread cuts frames, lets the tap (echo canceller, recording) see every one, keeps the newest for the
-reader, and watches the devices: one that goes away is opened again, or the system's new default in its place;
-where the user named none, the system's choice is followed.
+reader, and watches the devices: one that goes away is opened again, or another in its place (selection.py).
 Opens a microphone or a speaker alone as well (`only`). Knows no model.
 """
 
@@ -19,17 +18,19 @@ import numpy as np
 
 from moshi_mlx.errors import AudioError, DeviceError
 from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE, portaudio
-from moshi_mlx.live.defaults import DefaultDevices
-from moshi_mlx.live.devices import Device, Kind, choose, default_input
+from moshi_mlx.live.devices import Device, Kind
 from moshi_mlx.live.line import Captured, Line, LineStats
 from moshi_mlx.live.rings import Wake
+from moshi_mlx.live.selection import Selection
 from moshi_mlx.live.speaker import SpeakerStats
 
 BLOCK_SIZE = 480
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
 TICK = 0.1  # seconds between two looks at the devices
 DEAD_TICKS = 6  # without a callback: a device has gone. Not seconds: a stall of this process must not count
+NEW_TICKS = 30  # the same for a device just opened, and how long it counts as such: a headset changes its profile first
 RETRY_SECONDS = 0.5
+NAMED_SECONDS = 5.0  # that a named device is waited for: one that slept, or was plugged into the next socket
 SILENT_SECONDS = 2.0
 
 Tap = Callable[[Captured], np.ndarray | None]
@@ -103,13 +104,10 @@ class Duplex:
         self.notices: SimpleQueue[str] = SimpleQueue()
         """Sentences for the user as they become true: which microphone and why, a device lost or found."""
         wanted: dict[Kind, str | int | None] = {"input": input, "output": output}
-        self._wanted: dict[Kind, str | int | None] = {
-            kind: device for kind, device in wanted.items() if only in (kind, None)
-        }
+        self._selection = Selection({kind: device for kind, device in wanted.items() if only in (kind, None)})
         self._block_size = block_size
         self._tap = tap
         self._line: Line | None = None
-        self._defaults = DefaultDevices(())
         self._wake = Wake()
         self._news = threading.Condition()
         self._waiting: Captured | None = None
@@ -117,10 +115,12 @@ class Duplex:
         self._closing = False
         self._frames = 0
         self._silent_since = 0.0  # time.perf_counter() of the last sample before the devices went
+        self._bridged = 0  # frames of silence that have taken their place since then
         self._thread = threading.Thread(target=self._run, name="audio-frames", daemon=True)
 
     def __enter__(self) -> Duplex:
-        self._line = self._open(must_match=True)
+        self._line = self._open(patient=True)
+        self._selection.keep_names()
         self._thread.start()
         return self
 
@@ -140,6 +140,8 @@ class Duplex:
         line, self._line = self._line, None
         if line is not None:
             portaudio.release(hung=not line.close())
+        elif self._thread.is_alive():  # inside PortAudio still, opening another
+            portaudio.release(hung=True)
 
     @property
     def devices(self) -> dict[Kind, Device]:
@@ -172,9 +174,9 @@ class Duplex:
             raise AudioError(f"A speaker frame has shape ({FRAME_SAMPLES},), not {frame.shape}.")
         self.stats.frames_out += 1
         line = self._line
-        if "input" not in self._wanted:
+        if "input" not in self._selection:
             self._queue(frame)
-        elif "output" in self._wanted and line is None:
+        elif "output" in self._selection and line is None:
             self.stats.speaker.discarded_samples += FRAME_SAMPLES
         elif line is not None and "output" in line.devices:
             line.speaker.write(frame)
@@ -228,7 +230,7 @@ class Duplex:
 
     def _attend(self, line: Line) -> None:
         """Pass frames on until the line goes dead."""
-        beats, dead, looked = line.beats(), 0, time.monotonic()
+        beats, dead, ticks, looked = line.beats(), 0, 0, time.monotonic()
         while not self._closing:
             self._wake.wait(TICK)
             for frame in line.frames():
@@ -236,14 +238,15 @@ class Duplex:
                 self._pass_on(frame)
             if time.monotonic() - looked < TICK:
                 continue
-            looked, before, beats = time.monotonic(), beats, line.beats()
+            looked, before, beats, ticks = time.monotonic(), beats, line.beats(), ticks + 1
             dead = dead + 1 if any(now == then for now, then in zip(beats, before, strict=True)) else 0
-            if dead >= DEAD_TICKS or not line.running():
+            if dead >= (NEW_TICKS if ticks <= NEW_TICKS else DEAD_TICKS) or not line.running():
                 self._lose(line, f"{line.names(' or ')} has gone; looking for another device.")
                 return
-            if self._defaults.moved():
-                self._lose(line, "The system now uses other sound devices.")
-                self._reopen()
+            outdated = self._selection.outdated(self.stats.silent_microphone)
+            if outdated is not None:
+                self._lose(line, outdated)
+                self._reopen(patient=False)
                 return
 
     def _listen(self, mic: np.ndarray) -> None:
@@ -264,49 +267,44 @@ class Duplex:
 
     def _lose(self, line: Line, notice: str) -> None:
         self._line, self._silent_since = None, max(line.beats())  # it was dead before anybody noticed
+        self._bridged = 0
         self.notices.put(notice)
         portaudio.release(hung=not line.close())
 
     def _without_line(self) -> None:
         """Let the microphone's clock go on in silence until a device can be opened."""
-        frames, tried = 0, time.monotonic()
+        tried = time.monotonic()
         while not self._closing and self._line is None:
-            gone = time.perf_counter() - self._silent_since if "input" in self._wanted else 0.0
-            while frames < int(gone / FRAME_SECONDS):
-                silence = np.zeros(FRAME_SAMPLES, np.float32)
-                self._tapped(Captured(silence, silence, time.perf_counter()))
-                frames += 1
-                self.stats.frames_lost += 1
+            self._bridge()
             self._wake.wait(TICK)
             if time.monotonic() - tried >= RETRY_SECONDS:
                 tried = time.monotonic()
-                self._reopen()
+                self._reopen(patient=time.perf_counter() - self._silent_since < NAMED_SECONDS)
 
-    def _reopen(self) -> None:
+    def _bridge(self) -> None:
+        """Pass on as much silence as has gone by without a microphone."""
+        gone = time.perf_counter() - self._silent_since if "input" in self._selection else 0.0
+        while self._bridged < int(gone / FRAME_SECONDS):
+            silence = np.zeros(FRAME_SAMPLES, np.float32)
+            self._tapped(Captured(silence, silence, time.perf_counter()))
+            self._bridged += 1
+            self.stats.frames_lost += 1
+
+    def _reopen(self, patient: bool) -> None:
         try:
             portaudio.release()
-            self._line = self._open(must_match=False)
+            line = self._open(patient)
         except DeviceError:
             return  # tried again soon
+        self._bridge()
         self.stats.reopened += 1
-        self.notices.put(f"It goes on with {self._line.names(' and ')}.")
+        self.stats.input_silence = 0.0
+        self.notices.put(f"It goes on with {line.names(' and ')}.")
+        self._line = line
 
-    def _open(self, must_match: bool) -> Line:
-        self._defaults = DefaultDevices(kind for kind, wanted in self._wanted.items() if wanted is None)
-        devices: dict[Kind, Device] = {kind: self._choose(kind, must_match) for kind in self._wanted}
-        return Line(devices, self._block_size, self.stats.line, self.stats.speaker, self._wake)
-
-    def _choose(self, kind: Kind, must_match: bool) -> Device:
-        wanted = self._wanted[kind]
-        if wanted is not None:
-            try:
-                return choose(wanted, kind)
-            except DeviceError:
-                if must_match:
-                    raise
-        if kind == "output":
-            return choose(None, kind)
-        device, reason = default_input()
-        if reason is not None:
+    def _open(self, patient: bool) -> Line:
+        devices, reasons = self._selection.choose(patient)
+        line = Line(devices, self._block_size, self.stats.line, self.stats.speaker, self._wake)
+        for reason in reasons:
             self.notices.put(reason)
-        return device
+        return line

@@ -17,7 +17,7 @@ import numpy as np
 from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE
 from moshi_mlx.live.devices import Device, Kind, cannot_open
 from moshi_mlx.live.drift import Beside
-from moshi_mlx.live.portaudio import close_stream, portaudio
+from moshi_mlx.live.portaudio import close_stream, portaudio, release
 from moshi_mlx.live.resample import resampler
 from moshi_mlx.live.rings import SampleRing, Wake
 from moshi_mlx.live.speaker import Speaker, SpeakerStats
@@ -137,7 +137,8 @@ class Line:
                 self._streams.append(stream)
                 stream.start()
             except sounddevice.PortAudioError as error:
-                self.close()
+                if not self.close():
+                    release(hung=True)
                 raise cannot_open(device, kind, error) from error
 
     # What runs in PortAudio's thread.
@@ -193,8 +194,9 @@ class Line:
             return np.zeros(FRAME_SAMPLES, np.float32)
         if self._beside is None:
             return self._played.ready.read(FRAME_SAMPLES)
+        before = self._beside.corrected
         frame = self._beside.read(arrived - self._played.stamp)
-        self._stats.drift_samples = self._beside.corrected
+        self._stats.drift_samples += self._beside.corrected - before
         self._stats.drift_ppm = self._beside.ppm
         return frame
 

@@ -15,8 +15,7 @@ from statistics import median
 WINDOW = 25
 """Frames over which the least that one had to spare counts at first: two seconds."""
 FORGIVEN = 3750
-"""Frames after which a late one says nothing against the last cut, and the longest that one is waited for: five
-minutes."""
+"""Frames after which a late one says nothing against the last cut, and the longest wait before one: five minutes."""
 LONGER = 4
 """Times as long to wait after a cut that was regretted."""
 SOON = 3
@@ -38,10 +37,11 @@ class Pace:
         self._patience = WINDOW  # frames that must not have needed a small delay before it is taken back
         self._underruns = 0
         self._delayed = False  # by an underrun, and not yet settled again
+        self._late = False  # the frame of that underrun, and it is not known yet by how much
         self._usual: int | None = None  # what a frame has to spare when nothing is the matter
         self._before_cut = 0  # what frames had to spare before the last cut after a stall
         self._since_stall = WINDOW  # frames since then
-        self._since_cut = FORGIVEN  # frames since a cut of any kind
+        self._since_cut = FORGIVEN  # frames since a cut of what no frame had needed
 
     def excess(self, surplus: int, underruns: int, block: int) -> int:
         """Samples to take out, or if negative to put in.
@@ -60,14 +60,12 @@ class Pace:
         excess = self._quick(block) or self._slow(block)
         if excess:
             self._surpluses.clear()
-        if excess > 0:
-            self._since_cut = 0
         return excess
 
     def _starved(self) -> None:
         """Begin to count anew; where a quick cut has brought this about, frames need what it took."""
         self._surpluses.clear()
-        self._delayed = True
+        self._delayed = self._late = True
         if self._usual is not None and self._since_stall <= WINDOW:
             self._usual = max(self._usual, self._before_cut)
 
@@ -78,14 +76,15 @@ class Pace:
         least = self._least(SOON)
         excess = self._whole(least - self._usual, block)
         if excess > self._reserve:
-            self._before_cut, self._since_stall = least, 0
+            self._before_cut, self._since_stall, self._late = least, 0, False
             return excess
-        if len(self._surpluses) == SOON:
+        if self._late and len(self._surpluses) > SOON:  # the first of them was the late one itself
             self._regret()
         return 0
 
     def _regret(self) -> None:
         """A frame was a little late: if after a cut, wait longer before the next."""
+        self._late = False
         regretted = self._since_cut < FORGIVEN
         self._patience = min(LONGER * self._patience, FORGIVEN) if regretted else WINDOW
 
@@ -105,6 +104,8 @@ class Pace:
             excess = self._spared(WINDOW, block)
             if excess <= self._reserve:
                 excess = self._spared(self._patience, block)
+        if excess > 0:
+            self._since_cut = 0
         self._usual = middle - excess
         return excess
 

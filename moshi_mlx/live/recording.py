@@ -30,8 +30,8 @@ class Recording:
     - `trace.json` for Perfetto or chrome://tracing, one row per stage.
 
     A process that is killed loses what was still queued: a frame or two. A disk that stalls for longer than the
-    queue lasts costs samples, which become silence, so that the rest stays in its place; `lost_samples` and
-    `lost_events` count. A full disk ends the recording, not the conversation: see `problem`.
+    queue lasts costs samples, which become silence, so that the rest stays in its place; `lost` counts. A full disk
+    ends the recording, not the conversation: see `problem`.
 
     Raises:
         MoshiError: the folder or its files cannot be made.
@@ -48,8 +48,8 @@ class Recording:
         self.sample_rate = sample_rate
         self.problem: str | None = None
         """One sentence, once the recording had to stop; None as long as all is well."""
-        self.lost_samples = 0
-        self.lost_events = 0
+        self._lost_samples = 0
+        self._lost_events = 0
         self._owed = 0  # samples to be written as silence before the next ones
         self._max_queued = max_queued
         self._queue: queue.SimpleQueue[Sound | Word | Span | None] = queue.SimpleQueue()
@@ -71,6 +71,10 @@ class Recording:
         """Seconds of sound on the disk."""
         return self._wav.samples / self.sample_rate
 
+    def lost(self) -> dict[str, float]:
+        """What a slow disk has cost so far: seconds of sound, and words and stages (`events`)."""
+        return {"seconds": self._lost_samples / self.sample_rate, "events": self._lost_events}
+
     def write(self, user: Samples, moshi: Samples) -> None:
         """Add the same stretch of both sides: float32 [n] each, copied at once.
 
@@ -81,7 +85,7 @@ class Recording:
             raise AudioError(f"a recording got {user.shape} samples of the user and {moshi.shape} of Moshi")
         if self._queue.qsize() >= self._max_queued:
             self._owed += len(user)
-            self.lost_samples += len(user)
+            self._lost_samples += len(user)
             return
         missing, self._owed = self._owed, 0
         self._put(Sound(missing, np.stack([user, moshi], axis=1)))
@@ -114,7 +118,7 @@ class Recording:
 
     def _put_event(self, event: Word | Span) -> None:
         if self._queue.qsize() >= self._max_queued:
-            self.lost_events += 1
+            self._lost_events += 1
         else:
             self._put(event)
 

@@ -51,3 +51,21 @@ def test_the_played_signal_stays_beside_the_heard_one_for_a_quarter_of_an_hour(p
     assert settled.max() - settled.min() < 0.010
     assert beside.ppm == pytest.approx(ppm, abs=10)
     assert (beside.corrected > 0) == (ppm != 0)
+
+
+def test_a_hiccup_of_the_microphone_is_made_up_at_once() -> None:
+    """It loses 0.3 s: what is played would come beside what is heard that much later, and an echo before its sound."""
+    ring = SampleRing(5 * SAMPLE_RATE)
+    beside = Beside(ring, lead=BLOCK)
+    played, ages = 0, []
+    for number in range(1, 400):
+        heard_at = number * FRAME_SAMPLES + (0 if number < 100 else 3 * SAMPLE_RATE // 10)
+        while played + BLOCK <= heard_at:
+            ring.write(np.arange(played, played + BLOCK, dtype=np.float64))
+            played += BLOCK
+        frame = beside.read((heard_at - played) / SAMPLE_RATE)
+        ages.append((heard_at - float(frame[-1])) / SAMPLE_RATE)
+    usual = ages[90]
+    assert max(ages) > usual + 0.25
+    assert max(abs(age - usual) for age in ages[152:]) < 0.005  # after the window in which it falls, and the next
+    assert abs(beside.ppm) < 1

@@ -14,7 +14,7 @@ import pytest
 from jack_room import MISSING, JackServer, Room, jack_rooms
 
 from moshi_mlx.errors import AudioError, DeviceError
-from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE, defaults
+from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE, core_audio
 from moshi_mlx.live.duplex import Captured, Duplex, DuplexStats
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
@@ -148,8 +148,10 @@ def test_where_no_device_was_named_the_systems_choice_is_followed(
 ) -> None:
     """As when a headset is put in while the loudspeakers stay: the stream itself would go on with those."""
     numbers = {"input": 70, "output": 80}
-    monkeypatch.setattr(defaults, "system_default", lambda kind: numbers[kind])
-    with jack_rooms("room"), Duplex(named, named) as duplex:
+    monkeypatch.setattr(core_audio, "default_device", lambda kind: numbers[kind])
+    tapped: list[Captured] = []
+    with jack_rooms("room"), Duplex(named, named, tap=tapped.append) as duplex:
+        began = time.perf_counter()
         assert duplex.read_frame() is not None
         numbers["output"] = 81
         deadline = time.monotonic() + 2.5
@@ -165,6 +167,7 @@ def test_where_no_device_was_named_the_systems_choice_is_followed(
         assert notices[0] == "The system now uses other sound devices."
         assert notices[1].startswith("It goes on with ")
         assert stats.frames_lost < 13  # a second without a device, at most
+        assert len(tapped) * 0.08 == pytest.approx(time.perf_counter() - began, abs=0.3)  # none of it is missing
 
 
 def test_digital_silence_is_noticed_after_two_seconds_and_forgotten_with_the_first_sound() -> None:

@@ -50,7 +50,7 @@ def test_samples_come_back_bit_for_bit_user_left_and_moshi_right(tmp_path: Path)
     assert soundfile.info(record.path / "audio.wav").subtype == "FLOAT"
     assert record.duration == pytest.approx(4.0)
     assert record.problem is None
-    assert record.lost_samples == record.lost_events == 0
+    assert record.lost() == {"seconds": 0, "events": 0}
 
 
 def test_pcm16_rounds_to_the_nearest_step_and_clips(tmp_path: Path) -> None:
@@ -243,8 +243,8 @@ def test_a_stalled_disk_never_holds_the_caller_and_every_loss_is_counted(
             record.write(user[index], moshi[index])
             record.word(0.0, "x")
         assert time.monotonic() - started < 0.5
-        assert record.lost_samples >= 18 * FRAME
-        assert record.lost_events >= 18
+        assert record.lost()["seconds"] >= 18 * FRAME / 24_000
+        assert record.lost()["events"] >= 18
         stalled.set()
         wait_until(lambda: record._queue.empty())
         for index in range(30, 40):
@@ -253,7 +253,7 @@ def test_a_stalled_disk_never_holds_the_caller_and_every_loss_is_counted(
     samples = read(record.path / "audio.wav")[:, 0].reshape(-1, FRAME)
     assert len(samples) == 40  # silence stands where sound was lost
     silent = ~samples.any(axis=1)
-    assert silent.sum() * FRAME == record.lost_samples
+    assert silent.sum() * FRAME == round(record.lost()["seconds"] * 24_000)
     np.testing.assert_array_equal(samples[~silent], user[~silent])
     assert not silent[30:].any()
 

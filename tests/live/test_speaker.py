@@ -227,3 +227,16 @@ def test_other_rates_are_resampled_without_loss(rate: int) -> None:
     assert np.hypot(*weights) == pytest.approx(0.5, rel=1e-3)
     assert np.abs(sound - basis @ weights).max() < 1e-3
     assert line.stats.cut_samples == 0
+
+
+def test_a_stall_now_and_then_does_not_make_small_delays_last() -> None:
+    """Each is followed by a cut, and no frame has regretted it: what one frame has needed is back within ten seconds."""
+    late = [0.0] * 4000
+    for stall in (500, 1500, 2500):
+        for behind in range(3):
+            late[stall + behind] = 130.0 - 60 * behind
+    late[3500] = 25.0
+    line = speaker()
+    _, waiting = play(line, np.zeros((len(late), FRAME_SAMPLES), np.float32), late)
+    assert max(waiting[3501:3520]) > 0
+    assert max(waiting[3625:]) == 0
