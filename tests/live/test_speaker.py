@@ -230,7 +230,7 @@ def test_other_rates_are_resampled_without_loss(rate: int) -> None:
 
 
 def test_a_stall_now_and_then_does_not_make_small_delays_last() -> None:
-    """Each is followed by a cut, and no frame has regretted it: what one frame has needed is back within ten seconds."""
+    """Each is followed by a cut that no frame has regretted: what one frame has needed is back within ten seconds."""
     late = [0.0] * 4000
     for stall in (500, 1500, 2500):
         for behind in range(3):
