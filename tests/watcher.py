@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,14 +28,17 @@ class Watcher:
 
     def __enter__(self) -> Watcher:
         command = [sys.executable, __file__, str(os.getpid())]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._rows = tempfile.TemporaryFile("w+")  # a pipe would be full after three minutes
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=self._rows, text=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        out, _ = self._process.communicate()  # closes its stdin: it ends
-        self.rows = np.array([line.split() for line in out.splitlines()], float).reshape(-1, 3)
+        self._process.communicate()  # closes its stdin: it ends
+        with self._rows as file:
+            file.seek(0)
+            self.rows = np.array([line.split() for line in file], float).reshape(-1, 3)
         """[n, 3]: when, seconds late at worst since the row before, processor seconds of others since then."""
 
     def late(self, begin: float, end: float) -> float:
