@@ -89,7 +89,7 @@ class Pace:
         self._patience = min(LONGER * self._patience, FORGIVEN) if regretted else WINDOW
 
     def _slow(self, block: int) -> int:
-        """What no frame has needed for long enough; more than the reserve after one window.
+        """What no frame has needed for long enough; what exceeds the reserve after one window.
 
         Put in is a block before drifting clocks let every write just miss its callback: the median counts, as one
         late frame is no drift.
@@ -101,19 +101,18 @@ class Pace:
         if self._drifting and middle < 2 * self._slack:
             excess = -block
         else:
-            excess = self._spared(WINDOW, block)
-            if excess <= self._reserve:
-                excess = self._spared(self._patience, block)
+            kept = self._reserve if self._patience > WINDOW else 0
+            excess = self._spared(self._patience, block) or self._spared(WINDOW, block, kept)
         if excess > 0:
             self._since_cut = 0
         self._usual = middle - excess
         return excess
 
-    def _spared(self, frames: int, block: int) -> int:
-        """Samples worth taking out that none of the last frames needed."""
+    def _spared(self, frames: int, block: int, kept: int = 0) -> int:
+        """Samples worth taking out that none of the last frames needed, but for some that are kept."""
         if len(self._surpluses) < frames:
             return 0
-        least = self._least(frames)
+        least = self._least(frames) - kept
         excess = self._whole(least - 3 * self._slack if self._drifting else least, block)
         return excess if excess > self._slack else 0
 

@@ -34,8 +34,10 @@ from moshi_mlx.moshi import load
 pytestmark = [pytest.mark.long, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 
 FRAME_S = 0.08
-BEFORE_S, AFTER_S = 1.5, 0.1
-"""Around a stall, where its cause is looked for."""
+BEFORE_S, AFTER_S = 0.24, 0.1
+"""Around a stall, where its cause is looked for: the frame that is missed at the speaker was heard two before."""
+BACKLOG_S = 1.5
+"""Before dropped frames: how long it may take until one cannot wait any more."""
 LATE_S, TAKEN_S = 0.04, 0.2
 """Half a frame that the watcher was late, or two and a half of processor time that others had: a cause."""
 PERIOD_S, LEAST_LATE_S = 0.02, 0.005
@@ -62,7 +64,7 @@ class Stall:
     """What the watcher measured near it: its own delay at worst, and processor time of others; seconds."""
     taken: float
     codec: float
-    """By how much a direction of the codec took longer near it than it mostly does, at worst; seconds."""
+    """By how much both directions of the codec took longer near it than they mostly do, at worst; seconds."""
     needs: float
     """How much of that explains it."""
 
@@ -98,7 +100,7 @@ def test_it_goes_on_for_minutes(minutes: int, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(0, 0.05, minutes * 60 * RATE).astype(np.float32)
     with Watcher() as watcher:
         take = talk(stages_of(moshi), moshi, noise, tmp_path, during=during)
-    stalls = [*find_drops(take, watcher, began[0]), *find_gaps(take, watcher, began[0])]
+    stalls = [stall for find in (find_drops, find_gaps, find_pauses) for stall in find(take, watcher, began[0])]
     tell(take, stalls, memory, watcher)
     check_memory([sample for sample in memory if sample.at >= min(60, 20 * minutes)])
     check_samples(take, noise)
@@ -113,7 +115,8 @@ def find_drops(take: Take, watcher: Watcher, began: float) -> Iterator[Stall]:
     missing = np.array(take.missing, int)
     if len(missing):
         for run in np.split(missing, np.flatnonzero(np.diff(missing) > 6) + 1):
-            yield explain(take, watcher, began, f"{len(run)} frames dropped", run[0], run[-1], LATE_S)
+            at, until = moments(take, run[[0, -1]])
+            yield explain(take, watcher, began, f"{len(run)} frames dropped", at, until, LATE_S, BACKLOG_S)
 
 
 def find_gaps(take: Take, watcher: Watcher, began: float) -> Iterator[Stall]:
@@ -123,22 +126,43 @@ def find_gaps(take: Take, watcher: Watcher, began: float) -> Iterator[Stall]:
         first, silent = sounding[index] / FRAME, (sounding[index + 1] - sounding[index]) / RATE
         needs = min(LATE_S, max(LEAST_LATE_S, silent - PERIOD_S))
         what = f"{1000 * silent:.0f} ms of silence"
-        yield explain(take, watcher, began, what, first, first + silent / FRAME_S, needs)
+        at, until = moments(take, np.array([first, first + silent / FRAME_S]))
+        yield explain(take, watcher, began, what, at, until, needs)
 
 
-def explain(take: Take, watcher: Watcher, began: float, what: str, first: float, last: float, needs: float) -> Stall:
-    """A stall from one microphone frame to another, with what the watcher saw around it."""
-    times = [event.time for event in take.events]
-    at, until = map(float, np.interp([first, last], take.answered, times))
-    begin, end = at - BEFORE_S, until + AFTER_S
-    near = [event for event in take.events if begin <= event.time <= end]
-    usual = {stage: take.summary["stages"][stage]["p50_ms"] / 1000 for stage in ("encode", "decode")}
+def find_pauses(take: Take, watcher: Watcher, began: float) -> Iterator[Stall]:
+    """Callbacks that came too late for the sound server, whose clock then stood still."""
+    for moment in take.xruns:
+        at = moment - began
+        yield explain(take, watcher, began, "the sound server was late", at, at, LEAST_LATE_S)
+
+
+def moments(take: Take, frames: np.ndarray) -> tuple[float, float]:
+    """When two frames of the microphone had been heard, in seconds since the conversation began."""
+    at, until = np.interp(frames, take.answered, [event.time for event in take.events])
+    return float(at), float(until)
+
+
+def explain(
+    take: Take,
+    watcher: Watcher,
+    began: float,
+    what: str,
+    at: float,
+    until: float,
+    needs: float,
+    before: float = BEFORE_S,
+) -> Stall:
+    """A stall from one moment to another, with what the watcher saw around it."""
+    begin, end = at - before, until + AFTER_S
+    stages = {stage: take.summary["stages"][stage]["p50_ms"] / 1000 for stage in ("encode", "decode")}
+    near = [sum(event.seconds[stage] for stage in stages) for event in take.events if begin <= event.time <= end]
     return Stall(
         what,
         at,
         watcher.late(began + begin, began + end),
         watcher.taken(began + begin, began + end),
-        max((event.seconds[stage] - usual[stage] for event in near for stage in usual), default=0.0),
+        max(near, default=0.0) - sum(stages.values()),
         needs,
     )
 
@@ -159,7 +183,7 @@ def tell(take: Take, stalls: list[Stall], memory: list[Memory], watcher: Watcher
     print(f"{1000 * watcher.late(begin, end):.0f} ms at worst")
     for stall in sorted(stalls, key=lambda stall: stall.at):
         print(
-            f"{stall.at:7.1f} s: {stall.what:<22} watcher late {1000 * stall.late:4.0f} ms, others had "
+            f"{stall.at:7.1f} s: {stall.what:<25} watcher late {1000 * stall.late:4.0f} ms, others had "
             f"{1000 * stall.taken:5.0f} ms, codec late {1000 * stall.codec:4.0f} ms"
             f"{'' if stall.explained else '  UNEXPLAINED'}"
         )
@@ -213,13 +237,13 @@ def check_times(take: Take) -> None:
 
 
 def check_clock(take: Take, watcher: Watcher) -> None:
-    """Frames come by this machine's clock: none was missed. The virtual sound card waits for a machine that is busy."""
+    """Frames come by this machine's clock, less what the virtual sound card has waited for a machine that was busy."""
     first, last = take.events[0], take.events[-1]
     behind = (last.time - first.time) - (last.index - first.index) * FRAME_S
     print(f"the virtual sound card's clock against this machine's: {1000 * behind:.0f} ms behind")
     begin, end = watcher.rows[[0, -1], 0]
     if watcher.taken(begin, end) < BUSY * (end - begin):
-        assert abs(behind) < 0.1
+        assert abs(behind) < 0.1 + PERIOD_S * len(take.xruns)
 
 
 def slowest_near(take: Take) -> np.ndarray:
