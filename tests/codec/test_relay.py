@@ -274,9 +274,9 @@ def test_a_process_that_hangs_is_replaced(short_memory, sound, unbroken, monkeyp
 
 
 def test_a_successor_that_hangs_is_replaced(short_memory, sound, unbroken, monkeypatch):
+    monkeypatch.setattr(process_module, "ANSWER_S", 8.0)  # from the start: its feeding thread may wait already
     with Mimi(short_memory, max_frames=30, overlap=16).encoder() as encoder:
         heard = [encoder.encode(frame) for frame in sound[:28]]
-        monkeypatch.setattr(process_module, "ANSWER_S", 5.0)
         os.kill(processes(short_memory)[1].pid, signal.SIGSTOP)
         heard += [encoder.encode(frame) for frame in sound[28:34]]
         np.testing.assert_array_equal(heard, unbroken[0][:34])

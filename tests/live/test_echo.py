@@ -154,5 +154,5 @@ def test_missing_livekit_is_told_with_the_command_that_installs_it(monkeypatch: 
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setitem(sys.modules, "livekit", None)
     assert not echo.available()
-    with pytest.raises(MoshiError, match=r"pip install 'moshi-mac\[aec\]'"):
+    with pytest.raises(MoshiError, match=r"uv tool install '\.\[aec\]'"):
         EchoCanceller()

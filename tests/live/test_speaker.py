@@ -169,13 +169,13 @@ def test_frames_that_are_often_late_are_given_time_and_not_cut_short_again_and_a
 
 
 @pytest.mark.parametrize("every", [20, 60, 200, 700])
-def test_frames_that_are_seldom_a_little_late_make_few_gaps_in_half_an_hour(every: int) -> None:
+def test_frames_that_are_seldom_a_little_late_make_few_gaps_in_ten_minutes(every: int) -> None:
     """Each gap would be followed by a cut of its delay, and that by the next gap, every few seconds."""
     random = np.random.default_rng(every)
-    late = np.where(random.random(22_500) < 1 / every, 25.0, 10.0)
+    late = np.where(random.random(7_500) < 1 / every, 25.0, 10.0)
     line = speaker()
     _, waiting = play(line, np.zeros((len(late), FRAME_SAMPLES), np.float32), list(late))
-    assert line.stats.underruns <= 8
+    assert line.stats.underruns <= 5
     assert max(waiting) <= 2 * BLOCK
     assert late.max() == 25.0
 
