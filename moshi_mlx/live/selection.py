@@ -5,7 +5,7 @@ The user's, by name or number; where none was named the system's, which is follo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from moshi_mlx.errors import DeviceError
 from moshi_mlx.live import core_audio
@@ -26,7 +26,7 @@ class Selection:
     """
 
     def __init__(self, wanted: Mapping[Kind, str | int | None]) -> None:
-        self._wanted = dict(wanted)
+        self._wanted: dict[Kind, str | int | None] = dict(wanted)
         self._lacking: set[Kind] = set()  # named, but another took their place
         self._standing_in = False  # the built-in microphone, for a headset that would fall to call quality
         self._any_microphone = False
@@ -47,8 +47,10 @@ class Selection:
         self._lacking.clear()
         self._standing_in = False
         reasons: list[str] = []
-        chosen = {kind: self._choose(kind, patient, reasons) for kind in self._wanted}
-        following = [kind for kind, wanted in self._wanted.items() if wanted is None or kind in self._lacking]
+        chosen: dict[Kind, Device] = {kind: self._choose(kind, patient, reasons) for kind in self._wanted}
+        following: list[Kind] = [
+            kind for kind, wanted in self._wanted.items() if wanted is None or kind in self._lacking
+        ]
         self._watched = Watched(following, bool(self._lacking))
         return chosen, reasons
 
@@ -93,7 +95,7 @@ class Watched:
         arrivals: so does every device that comes or goes.
     """
 
-    def __init__(self, following: tuple[Kind, ...] | list[Kind], arrivals: bool = False) -> None:
+    def __init__(self, following: Sequence[Kind], arrivals: bool = False) -> None:
         self._following, self._arrivals = tuple(following), arrivals
         self._known = self._seen = self._look()
         self._steady = 0
