@@ -64,6 +64,8 @@ class Pace:
 
     def _starved(self) -> None:
         """Begin to count anew; where a quick cut has brought this about, frames need what it took."""
+        if self._usual is None and len(self._surpluses) >= SOON:  # a stall in the first two seconds
+            self._usual = round(median(self._surpluses))
         self._surpluses.clear()
         self._delayed = self._late = True
         if self._usual is not None and self._since_stall <= WINDOW:

@@ -240,3 +240,11 @@ def test_a_stall_now_and_then_does_not_make_small_delays_last() -> None:
     _, waiting = play(line, np.zeros((len(late), FRAME_SAMPLES), np.float32), late)
     assert max(waiting[3501:3520]) > 0
     assert max(waiting[3625:]) == 0
+
+
+def test_a_stall_in_the_first_two_seconds_is_worked_off_as_soon_as_any_other() -> None:
+    late = [0.0] * 15 + [130.0, 70.0, 10.0] + [0.0] * 40
+    line = speaker()
+    _, waiting = play(line, np.zeros((len(late), FRAME_SAMPLES), np.float32), late)
+    assert max(waiting[15:20]) > 2 * BLOCK
+    assert max(waiting[23:]) <= 2 * BLOCK
