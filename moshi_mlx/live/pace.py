@@ -77,8 +77,11 @@ class Pace:
             return 0
         least = self._least(SOON)
         excess = self._whole(least - self._usual, block)
-        if excess > self._reserve:
+        unsteady = excess <= block and self._since_cut < FORGIVEN  # of a large block any late frame costs a whole one
+        if excess > self._reserve and not unsteady:
             self._before_cut, self._since_stall, self._late = least, 0, False
+            if excess <= block:
+                self._since_cut = 0
             return excess
         if self._late and len(self._surpluses) > SOON:  # the first of them was the late one itself
             self._regret()
@@ -103,7 +106,7 @@ class Pace:
         if self._drifting and middle < 2 * self._slack:
             excess = -block
         else:
-            kept = self._reserve if self._patience > WINDOW else 0
+            kept = max(self._reserve, block) if self._patience > WINDOW else 0
             excess = self._spared(self._patience, block) or self._spared(WINDOW, block, kept)
         if excess > 0:
             self._since_cut = 0
