@@ -23,7 +23,7 @@ HEAD = """\
 What Kyutai has published and this program runs. `--model` takes the name of a repository; a command that is given a
 model of another kind says which command is right. Where a precision is not published, `moshi-mlx quantize` makes it.
 
-Written by `uv run uv run python scripts/make_models_page.py`; do not edit.
+Written by `uv run python scripts/make_models_page.py`; do not edit.
 
 ## Memory
 

@@ -50,9 +50,11 @@ class Beside:
             self._align()
         self._frames += 1
         extra = self._correction(len(self._ring) + elapsed * SAMPLE_RATE)
-        if extra > LARGEST_CORRECTION:
-            extra = self._catch_up(extra)
-        extra = max(-LARGEST_CORRECTION, min(extra, LARGEST_CORRECTION))
+        if extra > LARGEST_CORRECTION:  # the microphone has missed it: an echo before its sound cannot be cancelled
+            self._ring.skip(extra)
+            self.corrected += extra
+            extra = 0
+        extra = max(-LARGEST_CORRECTION, extra)
         self.corrected += abs(extra)
         self._shift += extra
         samples = self._ring.read(FRAME_SAMPLES + extra)
@@ -60,12 +62,6 @@ class Beside:
         if missing:  # a late callback: what it brings too much later is taken back
             samples = np.pad(samples, (missing, 0))
         return splice(samples, extra, FADE)
-
-    def _catch_up(self, samples: int) -> int:
-        """Leave out what the microphone has missed, at once: an echo before its sound could not be cancelled."""
-        self._ring.skip(samples)
-        self.corrected += samples
-        return 0
 
     def _align(self) -> None:
         wanted = FRAME_SAMPLES + self._lead

@@ -325,7 +325,7 @@ def test_a_server_that_falls_silent_ends_in_a_sentence(hub: Hub, ask_hub: Callab
     [
         ({}, "kyutai/none", "has no model kyutai/none"),
         ({"gated": {"kyutai/small"}}, "kyutai/small", "accept its terms at http"),
-        ({"private": {"kyutai/small"}}, "kyutai/small", "hf auth login`"),
+        ({"private": {"kyutai/small"}}, "kyutai/small", "run `uvx --from huggingface_hub hf auth login`"),
         ({"status": 403}, "kyutai/small", "(HTTP 403)"),
         ({"status": 429}, "kyutai/small", "too many requests"),
         ({"status": 503}, "kyutai/small", "(HTTP 503); try again"),
