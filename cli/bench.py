@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moshi_mlx.errors import MoshiError
 
-from .common import check_target, locate_model, note, path
+from .common import check_picture, locate_model, note, path
 from .economy import add_economy_arguments, economy_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ RACED = ("middle", "tiny", "narrow")
 """Small enough to be written for a race."""
 STAGES = ("encode", "lm", "temporal", "depth", "sampling", "decode", "pipeline")
 PEERS = ("moshi_mlx",)
-PICTURES = (".png", ".svg", ".pdf")
 
 Tell = Callable[[str], None]
 
@@ -87,11 +86,12 @@ def run(args: argparse.Namespace) -> int:
             result = _measure(args, subjects, unfit, stages, bandwidth, tell)
             if args.peer:
                 result["peer"] = _race(args, tell)
+    _print(result, args)
     if args.plot:
         from moshi_mlx.bench.picture import draw
 
         draw(result, args.plot)
-    _print(result, args)
+        note(f"the picture is {args.plot}")
     return 0
 
 
@@ -108,9 +108,7 @@ def _check(args: argparse.Namespace) -> tuple[str, ...]:
     if unknown:
         raise MoshiError(f"--stages does not know {unknown[0]!r}; it takes {', '.join(STAGES)}")
     if args.plot:
-        check_target(args.plot)
-        if args.plot.suffix.lower() not in PICTURES:
-            raise MoshiError(f"{args.plot} must end in {', '.join(PICTURES)}")
+        check_picture(args.plot)
     _check_race(args)
     return stages
 
@@ -220,6 +218,4 @@ def _print(result: dict[str, Any], args: argparse.Namespace) -> None:
         print(json.dumps(result))
         return
     print_result(result)
-    if args.plot:
-        print(f"picture: {args.plot}")
     print(compact(result))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moshi_mlx.cli.common import KILLED, check_places, note
+from .common import KILLED, check_places, check_wav, note, path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `encode` and `decode`, each with its own arguments."""
     verbs = parser.add_subparsers(dest="verb", metavar="encode|decode", required=True)
     encode = verbs.add_parser("encode", help="sound file in, codes file out")
-    encode.add_argument("input", metavar="IN", help="sound file of any format and rate that soundfile reads")
-    encode.add_argument("output", metavar="OUT", help="codes file (safetensors)")
+    encode.add_argument("input", metavar="IN", type=path, help="sound file of any format and rate that soundfile reads")
+    encode.add_argument("output", metavar="OUT", type=path, help="codes file (safetensors)")
     encode.add_argument(
         "--codebooks",
         type=int,
@@ -36,28 +35,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="1 to 32, at 137.5 bit/s each; Moshi uses 8 (default: %(default)s)",
     )
     decode = verbs.add_parser("decode", help="codes file in, wav file out")
-    decode.add_argument("input", metavar="IN", help="codes file that `codec encode` made")
-    decode.add_argument("output", metavar="OUT.wav", help="wav file, 24 kHz mono")
+    decode.add_argument("input", metavar="IN", type=path, help="codes file that `codec encode` made")
+    decode.add_argument("output", metavar="OUT.wav", type=path, help="wav file, 24 kHz mono")
     decode.add_argument("--codebooks", type=int, metavar="N", help="use the first N only (default: all)")
     for verb in (encode, decode):
         weights = verb.add_mutually_exclusive_group()
         weights.add_argument(
             "--model", default="moshiko", help="model whose codec is used; tiny is built in (default: %(default)s)"
         )
-        weights.add_argument("--mimi", metavar="FILE", help="the codec's weights, a safetensors file")
+        weights.add_argument("--mimi", metavar="FILE", type=path, help="the codec's weights, a safetensors file")
         verb.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Encode or decode; returns the exit code."""
-    check_places(Path(args.input), Path(args.output))
+    check_places(args.input, args.output)
+    if args.verb == "decode":
+        check_wav(args.output)
     return _encode(args) if args.verb == "encode" else _decode(args)
 
 
 def _encode(args: argparse.Namespace) -> int:
     from moshi_mlx.audio_file import AudioReader
     from moshi_mlx.cli.display import progress
-    from moshi_mlx.mimi import FRAME_RATE
+    from moshi_mlx.rates import FRAME_RATE
 
     reader = AudioReader(args.input)  # before the codec, whose weights take a moment
     encoder = _mimi(args, args.codebooks).encoder()
@@ -79,12 +80,12 @@ def _encode_blocks(encoder: MimiEncoder, blocks: Iterable[np.ndarray]) -> Codes:
     import numpy as np
 
     from moshi_mlx.codes import Codes
-    from moshi_mlx.mimi import FRAME_SIZE
+    from moshi_mlx.sound import whole_frame
 
     columns, samples = [], 0
     for block in blocks:
         samples += len(block)
-        columns.append(encoder.encode(np.pad(block, (0, FRAME_SIZE - len(block)))).astype(np.uint16))
+        columns.append(encoder.encode(whole_frame(block)).astype(np.uint16))
     return Codes(np.stack(columns, axis=1), samples)
 
 
@@ -92,7 +93,7 @@ def _decode(args: argparse.Namespace) -> int:
     from moshi_mlx.audio_file import WavWriter
     from moshi_mlx.cli.display import progress
     from moshi_mlx.codes import Codes
-    from moshi_mlx.mimi import FRAME_SIZE
+    from moshi_mlx.rates import FRAME_SIZE
 
     codes = Codes.load(args.input)
     if args.codebooks is not None:
@@ -114,20 +115,22 @@ def _mimi(args: argparse.Namespace, codebooks: int) -> Mimi:
         return Mimi(args.mimi, codebooks)
     from moshi_mlx.checkpoint.hub import find_mimi
 
-    return Mimi(find_mimi(args.model, notify=note), codebooks)
+    from .download import agree
+
+    return Mimi(find_mimi(args.model, agree, progress=True, notify=note), codebooks)
 
 
 def _report(args: argparse.Namespace, codes: Codes, restarts: int, counts: dict[str, int]) -> None:
     from moshi_mlx.mimi import BIT_RATE_PER_CODEBOOK
 
     summary = {
-        "output": args.output,
+        "output": str(args.output),
         "seconds": round(codes.duration, 3),
         "samples": codes.samples,
         "frames": codes.frames,
         "codebooks": codes.codebooks,
         "bits_per_second": BIT_RATE_PER_CODEBOOK * codes.codebooks,
-        "bytes": Path(args.output).stat().st_size,
+        "bytes": args.output.stat().st_size,
         "codec_restarts": restarts,
         **counts,
     }

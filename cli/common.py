@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moshi_mlx.economy import AS_IT_IS, Economy
 from moshi_mlx.errors import AudioError, MoshiError
+from moshi_mlx.files import replacing
 
 from .economy import economy_of
 
@@ -28,6 +28,9 @@ def note(message: str) -> None:
 
 KILLED = "times a process of the codec was killed: after each the sound is for a short while not what it would be"
 """What befell, after how often."""
+
+PICTURES = (".png", ".svg", ".pdf")
+"""How a picture's name may end."""
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, kind: Kind | None = None) -> None:
@@ -165,17 +168,21 @@ def check_wav(target: Path) -> None:
         raise MoshiError(f"{target} would be a wav file: give it a name that ends in .wav")
 
 
+def check_picture(target: Path) -> None:
+    """Refuse, before any work, a picture that cannot be written or whose name names no format."""
+    check_target(target)
+    if target.suffix.lower() not in PICTURES:
+        raise MoshiError(f"{target} must end in {', '.join(PICTURES)}")
+
+
 def write_text(target: Path, text: str) -> None:
     """Write a text file, whole or not at all.
 
     Raises:
         MoshiError: it cannot be written.
     """
-    partial = target.with_name(f".{target.name}.part")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
+        with replacing(target) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise MoshiError(f"{target} cannot be written: {error.strerror or error}") from None

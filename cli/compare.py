@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import check_target, note
+from .common import check_picture, locate_model, note, path
 
 if TYPE_CHECKING:
     from moshi_mlx.quantize.report import ModelReport, Report
@@ -29,28 +29,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--audio", nargs="+", default=[], metavar="FILE", help="speech: the reference answers it, and all are scored"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the reference's answer (default: 0)")
-    parser.add_argument("--picture", metavar="FILE.png", help="draw error by layer, and divergence against size")
+    parser.add_argument("--picture", metavar="FILE", type=path, help="draw error by layer, and divergence against size")
     parser.add_argument("--json", action="store_true", help="print one JSON object, with every layer and stream")
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare; returns the exit code."""
-    from moshi_mlx.audio_file import read_blocks
+    from moshi_mlx.audio_file import sound_seconds
     from moshi_mlx.quantize.report import compare
 
     for file in args.audio:
-        read_blocks(file)  # a wrong name shows at once
+        sound_seconds(file)  # a wrong name shows at once
     if args.picture:
-        check_target(Path(args.picture))
+        check_picture(args.picture)
     reference, *models = (
-        _locate(name, bool(args.audio) and not i) for i, name in enumerate([args.reference, *args.models])
+        locate_model(name, None, companions=bool(args.audio) and not i)
+        for i, name in enumerate([args.reference, *args.models])
     )
     with _bar() as progress:
         report = compare(reference, models, args.audio, args.seed, progress)
-    if args.picture:
-        from moshi_mlx.quantize.picture import draw
-
-        draw(report, Path(args.picture))
     if args.json:
         print(json.dumps(report.as_json()))
     else:
@@ -58,15 +55,12 @@ def run(args: argparse.Namespace) -> int:
             _print(report, model)
         if len(report.models) > 1:
             _print_side_by_side(report)
+    if args.picture:
+        from moshi_mlx.quantize.picture import draw
+
+        draw(report, args.picture)
+        note(f"the picture is {args.picture}")
     return 0
-
-
-def _locate(name: str, with_codec: bool) -> Path:
-    from moshi_mlx.checkpoint.hub import locate
-
-    from .download import agree
-
-    return locate(name, ask=agree, progress=True, notify=note, companions=with_codec)
 
 
 def _print(report: Report, model: ModelReport) -> None:

@@ -30,12 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer the bundled speech; returns the exit code."""
-    from moshi_mlx.audio_file import read_blocks
+    from moshi_mlx.audio_file import AudioReader
 
     check_target(args.output)
     check_wav(args.output)
     with as_file(files("moshi_mlx") / "assets" / SPEECH) as speech:
-        report = answer(args, read_blocks(speech), show_text=False)
+        report = answer(args, AudioReader(speech), show_text=False)
     if args.json:
         print(json.dumps(report))
         return 0

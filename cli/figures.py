@@ -174,7 +174,8 @@ def _print_predictions(result: dict[str, Any]) -> None:
 
 
 def _predicted(times: dict[str, float]) -> str:
-    from moshi_mlx.speed import FRAME_S, KEEPS_UP_S
+    from moshi_mlx.rates import FRAME_S
+    from moshi_mlx.speed import KEEPS_UP_S
 
     likely = times["likely_ms"]
     mark = "+" if likely <= 1000 * KEEPS_UP_S else "~" if likely <= 1000 * FRAME_S else "-"

@@ -143,7 +143,8 @@ class Slowness:
     def look(self, read: int, dropped: int) -> bool | None:
         """From the counts so far: True where it is slow, None where it has not been for a minute."""
         heard = read + dropped
-        self._looks.append((heard, dropped))
+        if not self._looks or heard > self._looks[-1][0]:  # it stands still while no device is open
+            self._looks.append((heard, dropped))
         while len(self._looks) > 1 and heard - self._looks[1][0] >= SLOW_FRAMES:
             self._looks.popleft()
         before, dropped_before = self._looks[0]

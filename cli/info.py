@@ -89,18 +89,18 @@ def describe(checkpoint: Checkpoint, model: str) -> dict[str, Any]:
 def needed_in(checkpoint: Checkpoint) -> dict[str, int]:
     """Bytes of memory that the model takes in each published precision."""
     from moshi_mlx.checkpoint.choice import PRECISIONS
-    from moshi_mlx.checkpoint.sizes import needed_bytes
+    from moshi_mlx.checkpoint.sizes import lm_bytes
 
-    return {name: needed_bytes(checkpoint.config, bits) for bits, name in PRECISIONS.items()}
+    return {name: lm_bytes(checkpoint.config, bits) for bits, name in PRECISIONS.items()}
 
 
 def bits_per_layer(checkpoint: Checkpoint) -> dict[str, str]:
     """Precision of each group of layers: one line where a group is of one kind, else one per layer."""
+    from moshi_mlx.checkpoint.formats import UNQUANTIZED
+
     groups: dict[str, dict[str, str]] = {}
     for module, form in checkpoint.formats.items():
-        told = "not quantized" if form is None else f"{form.bits} bits, groups of {form.group_size}"
-        if form is not None and form.mode != "affine":
-            told += f", {form.mode}"
+        told = str(form or UNQUANTIZED)
         groups.setdefault(module.split(".")[0], {})[module] = told
     found: dict[str, str] = {}
     for group, layers in groups.items():
@@ -127,7 +127,7 @@ def _print_differences(model: str, found: Differences, as_json: bool) -> None:
 
 def _window(facts: dict[str, Any]) -> str:
     """Frames of 80 ms; where there is no sound, a position is a token."""
-    from moshi_mlx.text import FRAME_RATE
+    from moshi_mlx.rates import FRAME_RATE
 
     count = facts["context_frames"]
     has_sound = any(facts["codebooks"].values())

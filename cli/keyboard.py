@@ -42,13 +42,14 @@ def keys(actions: Mapping[str, Callable[[], None]]) -> Iterator[None]:
         reader.start()
         yield
     finally:
+        with suppress(termios.error):  # the terminal has been closed
+            termios.tcsetattr(terminal, termios.TCSANOW, before)
         os.close(ended)
         if reader.is_alive():
             reader.join(1.0)
         os.close(end)
-        with suppress(termios.error):  # the terminal has been closed
+        with suppress(termios.error):
             termios.tcflush(terminal, termios.TCIFLUSH)
-            termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
 def _one_by_one(terminal: int) -> list[Any]:

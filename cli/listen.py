@@ -14,7 +14,7 @@ from moshi_mlx.tasks.kinds import Kind
 
 from .common import check_kind, check_target, load_model, note, write_text
 from .follow import News, follow, put
-from .live import stopped_by_signals
+from .live import settle_device, stopped_by_signals
 from .transcripts import in_format, words_lines
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 def transcribe_live(args: argparse.Namespace, sampling: Sampling) -> None:
     """Listen until Ctrl-C, which also has the last words told; what was said is kept whatever ends it."""
-    from moshi_mlx.live import portaudio
     from moshi_mlx.live.conversation import Conversation
-    from moshi_mlx.live.devices import choose
     from moshi_mlx.tasks.listening import Listening
 
     from .display import status
@@ -35,8 +33,7 @@ def transcribe_live(args: argparse.Namespace, sampling: Sampling) -> None:
     if args.output is not None:
         check_target(args.output)
     check_kind(args, Kind.TRANSCRIBE)
-    choose(args.input, "input")  # a wrong name shows before a model is loaded
-    portaudio.release()
+    _, args.input = settle_device(args.input, "input")
     note(f"loading {args.model}")
     moshi = load_model(args, Kind.TRANSCRIBE)
     with status("warming up"):
@@ -51,12 +48,13 @@ def transcribe_live(args: argparse.Namespace, sampling: Sampling) -> None:
             conversation.run()
             listening.finish()
     finally:
-        about["dropped_total"] = listening.missed()
-        whole = in_format(listening.transcript, args.format, about)
-        if args.output is not None:
-            write_text(args.output, whole)
-        elif args.format not in ("text", "words"):
-            put(whole)
+        if conversation.seconds:  # else no device could be opened: what an earlier one has left stays
+            about["dropped_total"] = listening.missed()
+            whole = in_format(listening.transcript, args.format, about)
+            if args.output is not None:
+                write_text(args.output, whole)
+            elif args.format not in ("text", "words"):
+                put(whole)
 
 
 class ListeningView:
@@ -65,7 +63,7 @@ class ListeningView:
     actions: Mapping[str, Callable[[], None]] = {}
 
     def __init__(self, listening: Listening, form: str):
-        from moshi_mlx.mimi import FRAME_RATE
+        from moshi_mlx.rates import FRAME_RATE
 
         self._listening = listening
         self._show = {"text": self._text, "words": self._words, "json": self._json}.get(form, lambda heard: None)
@@ -109,7 +107,7 @@ class ListeningView:
         put(json.dumps(described, ensure_ascii=False) + "\n")
 
     def _pausing(self, heard: Heard) -> bool:
-        from moshi_mlx.mimi import FRAME_RATE
+        from moshi_mlx.rates import FRAME_RATE
         from moshi_mlx.tasks.transcription import PAUSE
 
         if heard.pause is None:  # a model without heads for it

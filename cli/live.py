@@ -6,12 +6,14 @@ import argparse
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from moshi_mlx.errors import MoshiError
+from moshi_mlx.rates import FRAME_SIZE, SAMPLE_RATE
 
 from .common import check_kind, load_model, note, path
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from moshi_mlx.live.conversation import Conversation
-    from moshi_mlx.live.devices import Device
+    from moshi_mlx.live.devices import Device, Direction
     from moshi_mlx.live.echo_switch import EchoSwitch
     from moshi_mlx.moshi import Moshi
     from moshi_mlx.pipeline import Stages
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
     from .follow import View
 
-BLOCK_SIZES = range(32, 9601)
+HELD_SECONDS = 0.6  # a key that is held down repeats after half a second at most
+BLOCK_SIZES = range(32, FRAME_SIZE + 1)  # of a larger one frames would come, and be wanted, several at once
 
 
 Made = TypeVar("Made", bound="Stages")
@@ -93,9 +96,14 @@ def check_block_size(samples: int) -> None:
 
 
 def find_speaker(args: argparse.Namespace) -> Device:
-    """The speaker that will be used, after a look at both devices: a wrong name shows before a model is loaded.
+    """The speaker that will be used, after a look at both devices; their flags are settled."""
+    _, args.input = settle_device(args.input, "input")
+    speaker, args.output = settle_device(args.output, "output")
+    return speaker
 
-    Numbers among the flags become names, as devices that come while it is loaded are numbered anew.
+
+def settle_device(wanted: str | int | None, kind: Direction) -> tuple[Device, str | int | None]:
+    """A device, looked for before a model is loaded, and what to call it by after: numbers may change meanwhile.
 
     Raises:
         DeviceError: there is no such device.
@@ -103,11 +111,9 @@ def find_speaker(args: argparse.Namespace) -> Device:
     from moshi_mlx.live import portaudio
     from moshi_mlx.live.devices import choose, lasting_name
 
-    choose(args.input, "input")
-    speaker = choose(args.output, "output")
-    args.input, args.output = lasting_name(args.input, "input"), lasting_name(args.output, "output")
+    device, name = choose(wanted, kind), lasting_name(wanted, kind)
     portaudio.release()  # it lists devices once: what is plugged in while the model loads shall be seen
-    return speaker
+    return device, name
 
 
 def choose_echo(wanted: bool | None, speaker: Device) -> EchoSwitch | None:
@@ -171,15 +177,19 @@ def choose_view(conversation: Conversation, args: argparse.Namespace) -> View:
 
 @contextmanager
 def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """While the context lasts Ctrl-C, `kill` and a closed terminal call `stop`; a second one interrupts at once."""
-    asked = False
+    """While the context lasts Ctrl-C, `kill` and a closed terminal call `stop`; a second one interrupts at once.
+
+    A key that is held down counts once: it would interrupt what gives the terminal back.
+    """
+    last: float | None = None
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal last
+        before, last = last, time.monotonic()
+        if before is None:
+            stop()
+        elif last - before >= HELD_SECONDS:
             raise KeyboardInterrupt
-        asked = True
-        stop()
 
     heeded = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
@@ -238,7 +248,7 @@ def describe(summary: dict[str, Any]) -> Iterator[str]:
 
 def describe_sound(sound: dict[str, float]) -> Iterator[str]:
     """What was done to the sound, and what its devices missed: a line for each that happened."""
-    cut, inserted, lost = (sound[f"{name}_samples"] / 24_000 for name in ("cut", "inserted", "overrun"))
+    cut, inserted, lost = (sound[f"{name}_samples"] / SAMPLE_RATE for name in ("cut", "inserted", "overrun"))
     read, fed = int(sound["input_overflows"]), int(sound["output_underflows"])
     if cut or inserted:
         yield f"on time    {cut:.2f} s of Moshi's voice cut, {inserted:.2f} s drawn out"

@@ -77,8 +77,8 @@ def check_model(
 
 def _not_here(model: str, bits: int, economy: Economy) -> tuple[Check, Subject]:
     """What is known of a published model without asking the network."""
-    from moshi_mlx.checkpoint.choice import PRECISIONS, memory_needed
-    from moshi_mlx.checkpoint.sizes import model_bytes
+    from moshi_mlx.checkpoint.choice import PRECISIONS
+    from moshi_mlx.checkpoint.sizes import conversation_bytes, model_bytes
     from moshi_mlx.config import MOSHI_7B, LMConfig
     from moshi_mlx.memory import human_bytes
 
@@ -90,7 +90,7 @@ def _not_here(model: str, bits: int, economy: Economy) -> tuple[Check, Subject]:
         f"{name} is not downloaded yet ({human_bytes(size)})",
         f"moshi-mlx download {model} -q {bits}, or let chat do it",
     )
-    return check, Subject(model, name, config, bits, size, memory_needed(config, bits), size)
+    return check, Subject(model, name, config, bits, size, conversation_bytes(config, bits), size)
 
 
 def _announced(model: str, bits: int | None, economy: Economy, missing: int) -> Subject | None:
@@ -150,7 +150,8 @@ def check_speed(subject: Subject, bandwidth: float, gpu: bool) -> Check:
     """Whether a frame will take less than its 80 ms: from memory's measured speed, not from running the model."""
     from moshi_mlx.bench.verdict import Standing, verdict
     from moshi_mlx.checkpoint.sizes import frame_bytes
-    from moshi_mlx.speed import FRAME_S, KEEPS_UP_S, predict
+    from moshi_mlx.rates import FRAME_S
+    from moshi_mlx.speed import KEEPS_UP_S, predict
     from moshi_mlx.tasks.kinds import kind_of
 
     if not gpu and subject.nbytes > LARGE_MODEL:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from moshi_mlx.errors import MoshiError
 
-from .common import note
+from .common import locate_model, note
 
 if TYPE_CHECKING:
     from moshi_mlx.quantize.convert import Conversion, Override
@@ -105,31 +105,28 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
 def _locate(source: str) -> Path:
     """The source's folder: of a short name the bf16 checkpoint, and of a folder just what is in it."""
-    from moshi_mlx.checkpoint.hub import SHORT_NAMES, locate
-
-    from .download import agree
+    from moshi_mlx.checkpoint.hub import SHORT_NAMES
 
     local = Path(source).expanduser().is_dir()
-    bits = 16 if source in SHORT_NAMES else None
-    return locate(source, bits, ask=agree, progress=True, notify=note, companions=not local)
+    return locate_model(source, 16 if source in SHORT_NAMES else None, companions=not local)
 
 
 def _base_model(source: str) -> str | None:
     """The source's name on the Hub, where it has one."""
-    from moshi_mlx.checkpoint.hub import SHORT_NAMES
+    from moshi_mlx.checkpoint.hub import SHORT_NAMES, repository_of
     from moshi_mlx.checkpoint.tiny import BUILT_IN
 
     if source in SHORT_NAMES:
-        return f"kyutai/{source}-mlx-bf16"
+        return repository_of(source, 16)
     local = source in BUILT_IN or Path(source).expanduser().exists()
     return None if local else source.split("@")[0]
 
 
 def _seconds(files: list[str]) -> float:
     """Open each file, so that a wrong name shows at once; how long they are together."""
-    from moshi_mlx.audio_file import read_blocks
+    from moshi_mlx.audio_file import sound_seconds
 
-    return sum(read_blocks(file).duration for file in files)
+    return sum(map(sound_seconds, files))
 
 
 def _calibrate(files: list[str], seconds: float, conversion: Conversion) -> Override:

@@ -58,10 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer the file; returns the exit code."""
-    from moshi_mlx.audio_file import read_blocks
+    from moshi_mlx.audio_file import AudioReader
 
     check_outputs(args.input, args.output, args.transcript, args.tail)
-    report = answer(args, read_blocks(args.input), show_text=not args.json)
+    report = answer(args, AudioReader(args.input), show_text=not args.json)
     if args.json:
         print(json.dumps(report))
     else:
@@ -74,8 +74,8 @@ def answer(args: argparse.Namespace, reader: AudioReader, show_text: bool) -> di
     from moshi_mlx.audio_file import WavWriter
     from moshi_mlx.checkpoint.load import memory_needed
     from moshi_mlx.live.system import steady_memory
-    from moshi_mlx.mimi import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE
     from moshi_mlx.pipeline import Stages, converse
+    from moshi_mlx.rates import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE
 
     make_sampling(args)  # a wrong flag shows before gigabytes are looked at
     moshi = load_model(args, Kind.CONVERSE, codec_ahead=True)
@@ -113,7 +113,7 @@ class _Counted:
 def _silence(seconds: float) -> Iterator[np.ndarray]:
     import numpy as np
 
-    from moshi_mlx.mimi import FRAME_RATE, FRAME_SIZE
+    from moshi_mlx.rates import FRAME_RATE, FRAME_SIZE
 
     for _ in range(round(seconds * FRAME_RATE)):
         yield np.zeros(FRAME_SIZE, np.float32)

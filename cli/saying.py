@@ -117,7 +117,7 @@ class Saying:
 
     def report(self) -> dict[str, Any]:
         """The figures. Times are seconds of the sound; `first_sound_seconds` counts from the first word's arrival."""
-        from moshi_mlx.mimi import FRAME_RATE
+        from moshi_mlx.rates import FRAME_RATE
 
         before = self._speech.prefix_frames
         words = [(word, (step - before) / FRAME_RATE) for word, step in self._speech.feeder.spoken]

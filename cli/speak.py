@@ -15,6 +15,7 @@ from moshi_mlx.errors import MoshiError
 from moshi_mlx.tasks.kinds import Kind
 
 from .common import add_model_arguments, check_kind, check_target, check_wav, load_model, note, path
+from .live import settle_device
 
 if TYPE_CHECKING:
     from moshi_mlx.moshi import Moshi
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     voices = args.voice or [book.default]
     files = [book.find(voice) for voice in voices]
     if args.output is None:
-        check_speaker(args.speaker)
+        _, args.speaker = settle_device(args.speaker, "output")
     moshi = load_model(args, Kind.SPEAK, codec_ahead=manner.codebooks is None)
     report = speak(args, moshi, files, text, manner)
     report |= {"model": args.model, "voices": voices, "guidance": args.guidance, "seed": args.seed}
@@ -190,15 +191,6 @@ def open_text(args: argparse.Namespace) -> Iterable[str]:
     if sys.stdin is None or (args.text is None and sys.stdin.isatty()):
         raise MoshiError("there is nothing to say: give a text, --file FILE, or - to type or pipe it in")
     return read_pipe(sys.stdin.fileno())
-
-
-def check_speaker(wanted: str | None) -> None:
-    """Refuse a wrong device before a model is loaded."""
-    from moshi_mlx.live import portaudio
-    from moshi_mlx.live.devices import choose
-
-    choose(wanted, "output")
-    portaudio.release()  # it lists devices once: what is plugged in while the model loads shall be seen
 
 
 def speak(

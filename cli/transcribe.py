@@ -114,7 +114,7 @@ def check_batch(checkpoint: Checkpoint, rows: int, seconds: float) -> None:
     def needed(rows: int) -> int:
         return rows * window_bytes(checkpoint) + encoder_bytes(rows, seconds)
 
-    there = available_memory()
+    there = available_memory(held=checkpoint.nbytes)
     if needed(rows) > there:
         fit = max((n for n in range(1, rows) if needed(n) <= there), default=1)
         raise MoshiError(
@@ -155,7 +155,7 @@ def transcribe_batch(
     """
     from moshi_mlx.checkpoint.load import memory_needed
     from moshi_mlx.live.system import steady_memory
-    from moshi_mlx.mimi import FRAME_RATE
+    from moshi_mlx.rates import FRAME_RATE
     from moshi_mlx.tasks.transcription import Transcription
 
     from .display import Answering
@@ -185,10 +185,10 @@ def transcribe_batch(
 
 def _until_broken(file: Path, broken: dict[Path, AudioError]) -> Iterator[np.ndarray]:
     """The sound of a file as far as it can be read, so that those heard beside it go on; what is wrong is noted."""
-    from moshi_mlx.audio_file import read_blocks
+    from moshi_mlx.audio_file import AudioReader
 
     try:
-        yield from read_blocks(file)
+        yield from AudioReader(file)
     except AudioError as error:
         broken[file] = error
 

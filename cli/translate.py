@@ -100,7 +100,7 @@ def translate_live(args: argparse.Namespace) -> None:
 
 def translate_file(args: argparse.Namespace) -> None:
     """Translate a file, tell its words as they come, and write what is said."""
-    from moshi_mlx.audio_file import read_blocks
+    from moshi_mlx.audio_file import AudioReader
 
     if args.record is not None:
         raise MoshiError("--record goes with the microphone; -o keeps the translation of a FILE")
@@ -108,7 +108,7 @@ def translate_file(args: argparse.Namespace) -> None:
         raise MoshiError("-i and --speaker go with a live translation; leave them out, or the FILE")
     check_outputs(args.file, args.target, args.transcript, args.tail)
     check_sampling(args)
-    result = translated(args, read_blocks(args.file))
+    result = translated(args, AudioReader(args.file))
     if args.json:
         print(json.dumps(result, ensure_ascii=False))
         return
@@ -121,7 +121,7 @@ def translated(args: argparse.Namespace, reader: AudioReader) -> dict[str, Any]:
     from moshi_mlx.audio_file import WavWriter
     from moshi_mlx.checkpoint.load import memory_needed
     from moshi_mlx.live.system import steady_memory
-    from moshi_mlx.mimi import FRAME_RATE
+    from moshi_mlx.rates import FRAME_RATE
 
     moshi = load_model(args, Kind.TRANSLATE, codec_ahead=True)
     takes = Takes()

@@ -19,7 +19,7 @@ import soundfile
 import soxr
 
 from moshi_mlx.errors import AudioError
-from moshi_mlx.mimi import FRAME_SIZE, SAMPLE_RATE
+from moshi_mlx.rates import FRAME_SIZE, SAMPLE_RATE
 
 READ_SIZE = 65_536  # samples a read, at the file's own rate
 UNKNOWN_SIZE = 0x7FFF_0000  # programs that write to a pipe put a size about here, or above, into the header
@@ -29,15 +29,14 @@ OGG_LAST_PAGE = 4  # flag in the header of a page
 class AudioReader:
     """A sound file as float32 mono blocks at 24 kHz; iterate over it once.
 
-    Every block has `block` samples but the last, which has what is left. `duration` is in seconds, as the
+    Every block has 1,920 samples but the last, which has what is left. `duration` is in seconds, as the
     file's header has it; `mended_samples` counts samples that were NaN or infinite and became 0. Raises
     AudioError, on opening or while reading, where the file is not there, is no sound, is cut off or holds
     no samples.
     """
 
-    def __init__(self, path: str | Path, block: int = FRAME_SIZE) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.block = block
         self.mended_samples = 0
         self._file = _open(self.path)
         self.duration = self._file.frames / self._file.samplerate
@@ -47,8 +46,8 @@ class AudioReader:
         with self._file:
             for samples in self._resampled():
                 rest = np.concatenate([rest, samples])
-                whole = len(rest) // self.block * self.block
-                yield from rest[:whole].reshape(-1, self.block)
+                whole = len(rest) // FRAME_SIZE * FRAME_SIZE
+                yield from rest[:whole].reshape(-1, FRAME_SIZE)
                 rest = rest[whole:]
         if len(rest):
             yield rest
@@ -86,11 +85,6 @@ class AudioReader:
         return f"{samples / self._file.samplerate:.2f} s"
 
 
-def read_blocks(path: str | Path, block: int = FRAME_SIZE) -> AudioReader:
-    """Open a sound file to iterate over: float32 mono blocks of `block` samples at 24 kHz."""
-    return AudioReader(path, block)
-
-
 def sound_seconds(path: str | Path) -> float:
     """How long a sound file is, as its header has it; raises AudioError as opening it to read does."""
     with _open(Path(path)) as file:
@@ -100,17 +94,17 @@ def sound_seconds(path: str | Path) -> float:
 class WavWriter:
     """A 24 kHz wav file, written beside its place and renamed when the `with` block ends well, else removed.
 
-    `write` takes float [n] or [n, channels] between -1 and 1; beyond, PCM is cut. `subtype` is "PCM_16" or
-    "FLOAT".
+    `write` takes float [n] or [n, channels] between -1 and 1; beyond, they are cut to
+    16 bits.
     """
 
-    def __init__(self, path: str | Path, channels: int = 1, subtype: str = "PCM_16") -> None:
+    def __init__(self, path: str | Path, channels: int = 1) -> None:
         self.path = Path(path)
         self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
             if self.path.is_dir():
                 raise AudioError(f"{self.path} is a folder; name a wav file")
-            self._file = soundfile.SoundFile(self._partial, "w", SAMPLE_RATE, channels, subtype=subtype, format="WAV")
+            self._file = soundfile.SoundFile(self._partial, "w", SAMPLE_RATE, channels, subtype="PCM_16", format="WAV")
         except (soundfile.LibsndfileError, OSError):
             raise AudioError(f"{self.path} cannot be written: check that its folder is there and writable") from None
         except BaseException:  # Ctrl-C between opening the file and the `with` block that would remove it

@@ -8,7 +8,6 @@ rows are a whole recording, too.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from moshi_mlx.errors import AudioError
-from moshi_mlx.mimi import CARDINALITY, FRAME_RATE, FRAME_SIZE, MAX_CODEBOOKS, SAMPLE_RATE
+from moshi_mlx.files import replacing
+from moshi_mlx.mimi import CARDINALITY, MAX_CODEBOOKS
+from moshi_mlx.rates import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE
 
 FORMAT = "moshi-mlx codes"
 VERSION = "1"
@@ -66,14 +67,11 @@ class Codes:
             "sample_rate": str(SAMPLE_RATE),
             "samples": str(self.samples),
         }
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            save_file({"codes": np.ascontiguousarray(self.tokens, dtype=np.uint16)}, partial, metadata)
-            partial.replace(path)
+            with replacing(path) as partial:
+                save_file({"codes": np.ascontiguousarray(self.tokens, dtype=np.uint16)}, partial, metadata)
         except (OSError, SafetensorError) as error:
             raise AudioError(f"{path} cannot be written: {error}") from None
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Codes:

@@ -53,8 +53,7 @@ class Economy:
             )
         context = self.context or own.context
         transformer = replace(own, context=context, kv_bits=self.kv_bits, kv_group_size=group_size)
-        raw = {**config.raw, "context": context} if config.raw else config.raw
-        return replace(config, transformer=transformer, raw=raw)
+        return replace(config, transformer=transformer)
 
 
 AS_IT_IS = Economy()

@@ -50,7 +50,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TokenChoice:
     """How tokens are chosen from logits."""
 
     text: Sampling
@@ -65,7 +65,7 @@ class Choice:
 class _Halves:
     """The two functions that a frame is made of. They know nothing of the graphs, so that neither keeps the other."""
 
-    def __init__(self, lm: LM, choice: Choice, batch_size: int):
+    def __init__(self, lm: LM, choice: TokenChoice, batch_size: int):
         self._lm, self._choice, self._batch = lm, choice, batch_size
         bonus = np.zeros(lm.config.text_card_out, np.float32)
         for token, value in choice.text_bonus.items():
@@ -117,7 +117,7 @@ class _Halves:
 class FrameGraphs:
     """The compiled functions of a generator's frames."""
 
-    def __init__(self, lm: LM, choice: Choice, batch_size: int):
+    def __init__(self, lm: LM, choice: TokenChoice, batch_size: int):
         self._halves = _Halves(lm, choice, batch_size)
         self._config, self._batch, self._rows = lm.config, batch_size, choice.guidance.rows(batch_size)
         self._compiled: dict[tuple[object, ...], Compiled] = {}

@@ -15,7 +15,7 @@ import numpy as np
 
 from .config import ZERO_TOKEN
 from .errors import MoshiError
-from .frame import SAMPLE, Choice, Frame, FrameGraphs, FrameLogits
+from .frame import SAMPLE, Frame, FrameGraphs, FrameLogits, TokenChoice
 from .guidance import Guidance
 from .model.conditions import Conditions
 from .model.kv_cache import KVCache, LayerCache
@@ -84,7 +84,7 @@ class Generator:
         self.codebooks = self.config.dep_q if codebooks is None else codebooks
         self._cut, self._bonus, self._read_as = cut, dict(text_bonus or {}), dict(text_read_as or {})
         self._check()
-        choice = Choice(text_sampling, audio_sampling, self.guidance, self._bonus, self.codebooks)
+        choice = TokenChoice(text_sampling, audio_sampling, self.guidance, self._bonus, self.codebooks)
         self._graphs = FrameGraphs(lm, choice, batch_size)
         self._rows = self.guidance.rows(batch_size)
         self._cache = KVCache(self.config.transformer, self._rows, lm.dtype)

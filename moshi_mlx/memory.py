@@ -24,10 +24,14 @@ def total_memory() -> int:
     return physical if sys.platform == "darwin" else min([physical, *_group_limits(Path("/"))])
 
 
-def available_memory() -> int:
-    """Bytes that a model could take now without pushing anything out."""
+def available_memory(held: int = 0) -> int:
+    """Bytes that a model could take without pushing anything out.
+
+    Args:
+        held: bytes that this process holds already. Linux counts them itself; on a Mac they are taken off.
+    """
     if sys.platform == "darwin":
-        return int(total_memory() * MAC_SHARE)
+        return max(0, int(total_memory() * MAC_SHARE) - held)
     return linux_available(Path("/"))
 
 

@@ -14,13 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from .codec import FRAME_SIZE
 from .codec.process import CodecProcess, Direction, Task
 from .codec.relay import Relay
 from .errors import AudioError, CheckpointError, first_line
+from .rates import FRAME_SIZE
 
-SAMPLE_RATE = 24_000
-FRAME_RATE = 12.5
 CARDINALITY = 2048
 MAX_CODEBOOKS = 32
 BIT_RATE_PER_CODEBOOK = 137.5  # bit/s: 11 bits, 12.5 times a second

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .checkpoint.companions import companion
+from .checkpoint.companions import CODEC, TEXT, companion
 from .checkpoint.hub import locate
-from .checkpoint.inspect import MIMI, TOKENIZER, Checkpoint, inspect
+from .checkpoint.inspect import Checkpoint, inspect
 from .checkpoint.load import load_checkpoint
 from .config import LMConfig
 from .economy import AS_IT_IS, Economy
@@ -88,14 +88,14 @@ def load_folder(folder: Path, economy: Economy = AS_IT_IS, *, codec_ahead: bool 
     """
     checkpoint = inspect(folder).run_as(economy)
     config = checkpoint.config
-    text = open_tokenizer(companion(folder, "tokenizer_name", TOKENIZER))
+    text = open_tokenizer(companion(folder, *TEXT))
     if text.vocabulary_size > config.text_card:
         raise CheckpointError(
             f"{text.path} has {text.vocabulary_size} pieces, and the model knows {config.text_card}: "
             "they do not belong together"
         )
     codebooks = max(config.dep_q, config.user_codebooks)
-    mimi = Mimi(companion(folder, "mimi_name", MIMI), codebooks) if codebooks else None
+    mimi = Mimi(companion(folder, *CODEC), codebooks) if codebooks else None
     if mimi and codec_ahead:
         mimi.prepare(encoder=config.user_codebooks or None, decoder=config.dep_q or None)
     return Moshi(load_checkpoint(checkpoint), mimi, text, checkpoint)

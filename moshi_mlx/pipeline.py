@@ -11,15 +11,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from .errors import MoshiError
 from .generator import SAMPLE, Frame, Generator
-from .mimi import FRAME_SIZE, MimiDecoder, MimiEncoder
+from .mimi import MimiDecoder, MimiEncoder
 from .moshi import Moshi
+from .rates import FRAME_SIZE
+from .sound import whole_frame
 from .text import greeting_tokens
 
 AHEAD = 4
@@ -52,16 +54,20 @@ class Reply:
 class Stages:
     """The three stages of one conversation.
 
-    Each method belongs to one thread: `encode` and `decode` to any, `think` to the one that loaded the model.
+    Each method belongs to one thread: `encode` and `decode` to any, `think` and `begin_anew` to the one that loaded
+    the model.
     """
 
     encoder: MimiEncoder
     generator: Generator
     decoder: MimiDecoder | None
     """None where nothing is said."""
-    script: deque[int] = field(default_factory=deque)
-    """Text tokens still to be forced: a greeting."""
+    greeting: Sequence[int] = ()
+    """Text tokens that every conversation begins with."""
     on_time: OnTime = untold
+
+    def __post_init__(self) -> None:
+        self._script = deque(self.greeting)  # what is still to be forced
 
     @staticmethod
     def of(moshi: Moshi, generator: Generator, greeting: str | None = None, on_time: OnTime = untold) -> Stages:
@@ -74,8 +80,8 @@ class Stages:
             raise MoshiError(
                 f"{moshi.checkpoint.folder} does not converse: it has no codebooks to hear or to speak with"
             )
-        script = greeting_tokens(greeting, moshi.text) if greeting is not None else []
-        return Stages(moshi.encoder(), generator, moshi.decoder(), deque(script), on_time)
+        tokens = greeting_tokens(greeting, moshi.text) if greeting is not None else []
+        return Stages(moshi.encoder(), generator, moshi.decoder(), tokens, on_time)
 
     def encode(self, samples: np.ndarray) -> np.ndarray:
         """Samples float32 [1920] -> codes int32 [user codebooks]."""
@@ -83,7 +89,7 @@ class Stages:
 
     def think(self, codes: np.ndarray) -> tuple[int, np.ndarray | None]:
         """Codes of the user's frame -> text token, and Moshi's codes [dep_q] if a frame is complete."""
-        forced = self.script.popleft() if self.script else SAMPLE
+        forced = self._script.popleft() if self._script else SAMPLE
         frame = self._timed("lm", lambda: self.generator.step(codes, text=forced))
         return int(frame.text), frame.audio
 
@@ -104,6 +110,11 @@ class Stages:
         self.encoder.never_wait()
         if self.decoder is not None:
             self.decoder.never_wait()
+
+    def begin_anew(self) -> None:
+        """Forget the conversation: the next frame to `think` of is the first of a new one. Sound just goes on."""
+        self.generator.reset()
+        self._script = deque(self.greeting)
 
     def warm_up(self) -> None:
         """Whatever must happen before the first sound. Codec and language model are ready when they are made."""
@@ -126,7 +137,7 @@ def converse(stages: Stages, blocks: Iterable[np.ndarray]) -> Iterator[Reply]:
         one Reply per block, in order.
     """
     with ThreadPoolExecutor(1) as encoding, ThreadPoolExecutor(1) as decoding:
-        encoded = ((samples, encoding.submit(stages.encode, samples)) for samples in map(_whole_frame, blocks))
+        encoded = ((samples, encoding.submit(stages.encode, samples)) for samples in map(whole_frame, blocks))
         pending: deque[tuple[np.ndarray, int, Future[np.ndarray]]] = deque()
         for samples, codes in _ahead(encoded):
             token, audio = stages.think(codes.result())
@@ -155,12 +166,6 @@ def listen(encoders: Sequence[MimiEncoder], generator: Generator, frames: Iterab
 
         for parts in _ahead(map(encode, frames)):
             yield generator.step(np.concatenate([part.result() for part in parts]))
-
-
-def _whole_frame(block: np.ndarray) -> np.ndarray:
-    samples = np.zeros(FRAME_SIZE, np.float32)
-    samples[: len(block)] = block
-    return samples
 
 
 def _ahead(items: Iterable[Item]) -> Iterator[Item]:

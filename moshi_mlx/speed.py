@@ -10,7 +10,8 @@ import statistics
 import time
 from dataclasses import dataclass
 
-FRAME_S = 0.08
+from .rates import FRAME_S
+
 KEEPS_UP_S = 0.8 * FRAME_S
 """A frame's time with a fifth to spare."""
 REACHED = 0.7

@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING
 
 from .config import END_OF_TEXT_PADDING, TEXT_PADDING
 from .errors import CheckpointError, MoshiError
+from .rates import FRAME_RATE
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
-
-FRAME_RATE = 12.5
-"""Frames, and so text tokens, per second."""
 
 GREETING_FRAMES = 4
 """Frames that each word of a greeting takes at least: a third of a second, about the pace of speech."""

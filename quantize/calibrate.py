@@ -21,9 +21,9 @@ from moshi_mlx.checkpoint.names import Merge, merges
 from moshi_mlx.config import LMConfig
 from moshi_mlx.errors import CheckpointError, MoshiError
 from moshi_mlx.memory import available_memory
-from moshi_mlx.mimi import FRAME_RATE
 from moshi_mlx.model.layers import Linear
 from moshi_mlx.model.lm import LM
+from moshi_mlx.rates import FRAME_RATE
 
 from .convert import stored
 from .recipes import Formats, matrices
@@ -134,13 +134,10 @@ def _gptq(lm: LM, codes: np.ndarray, form: Format) -> None:
 def _chosen(config: LMConfig, formats: Formats) -> list[Merge]:
     """The linear layers of our network whose published modules all get the fewest bits."""
     form = target_format(formats)
-    tables = {merge.name for merge in merges(config, lambda _: None) if merge.zero_row}
     return [
         merge
         for merge in merges(config, lambda _: None)
-        if merge.name not in tables
-        and not merge.rows
-        and all(formats.get(module) == form for module in merge.published)
+        if not merge.zero_row and not merge.rows and all(formats.get(module) == form for module in merge.published)
     ]
 
 

@@ -52,7 +52,7 @@ def model_card(source: Checkpoint, recipe: Recipe, formats: Formats, base_model:
     licence = _licence(source, base_model)
     front = ["license: " + licence[0]] + ([f"base_model: {base_model}"] if base_model else [])
     rows = [
-        f"| {part} | {_spelled(recipe.bulk if part == 'temporal' else recipe.careful)} | {human_bytes(nbytes)} |"
+        f"| {part} | {(recipe.bulk if part == 'temporal' else recipe.careful) or 'bfloat16'} | {human_bytes(nbytes)} |"
         for part, nbytes in size.parts.items()
         if nbytes
     ]
@@ -72,13 +72,6 @@ def model_card(source: Checkpoint, recipe: Recipe, formats: Formats, base_model:
         "## Licence", "", licence[1], "",
     ]  # fmt: skip
     return "\n".join(lines)
-
-
-def _spelled(form: Format | None) -> str:
-    if form is None:
-        return "bfloat16"
-    mode = "" if form.mode == "affine" else f", {form.mode}"
-    return f"{form.bits} bits in groups of {form.group_size}{mode}"
 
 
 def _licence(source: Checkpoint, base_model: str | None) -> tuple[str, str]:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from moshi_mlx.audio_file import read_blocks
+from moshi_mlx.audio_file import AudioReader
 from moshi_mlx.config import TEXT_PADDING
 from moshi_mlx.errors import AudioError, CheckpointError
 from moshi_mlx.generator import Generator
-from moshi_mlx.mimi import FRAME_RATE, FRAME_SIZE, Mimi
+from moshi_mlx.mimi import Mimi
 from moshi_mlx.model.conditions import Conditions
 from moshi_mlx.model.lm import LM
+from moshi_mlx.rates import FRAME_RATE
+from moshi_mlx.sound import whole_frame
 
 SEGMENT_FRAMES = 250
 """20 s: each segment is a conversation of its own."""
@@ -35,8 +37,8 @@ def encode(codec: Mimi, files: Iterable[str | Path], codebooks: int) -> np.ndarr
         raise CheckpointError("this model does not listen, so audio tells nothing about it; leave the files out")
     encoder, columns = codec.encoder(), []
     for file in files:
-        for block in read_blocks(file):
-            columns.append(encoder.encode(np.pad(block, (0, FRAME_SIZE - len(block)))))
+        for block in AudioReader(file):
+            columns.append(encoder.encode(whole_frame(block)))
     if len(columns) < MIN_FRAMES:
         raise AudioError(
             f"{len(columns) / FRAME_RATE:.2f} s of sound are too short to tell anything; give a second or more"

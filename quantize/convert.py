@@ -20,9 +20,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from moshi_mlx.checkpoint.companions import companion
+from moshi_mlx.checkpoint.companions import CODEC, TEXT, companion
 from moshi_mlx.checkpoint.formats import Format
-from moshi_mlx.checkpoint.inspect import MIMI, TOKENIZER, Checkpoint, inspect
+from moshi_mlx.checkpoint.inspect import Checkpoint, inspect
 from moshi_mlx.checkpoint.names import is_condition, module_of, published_shapes, tensor_of
 from moshi_mlx.checkpoint.weight_files import INDEX
 from moshi_mlx.errors import CheckpointError, MoshiError
@@ -40,7 +40,6 @@ Override = Mapping[str, Mapping[str, np.ndarray]]
 """Modules that were quantized elsewhere: published name -> weight, scales and biases as they are stored."""
 
 _DISK_RESERVE = 64 * 2**20
-_COMPANIONS = (("mimi_name", MIMI), ("tokenizer_name", TOKENIZER))
 
 
 @dataclass(frozen=True)
@@ -240,7 +239,7 @@ def _check_source(checkpoint: Checkpoint, formats: Formats, recipe: Recipe) -> N
 def _companions(checkpoint: Checkpoint) -> dict[str, Path]:
     """Codec and tokenizer, where the source has them: the language model is whole without."""
     found: dict[str, Path] = {}
-    for key, usual in _COMPANIONS:
+    for key, usual in (CODEC, TEXT):
         try:
             found[key] = companion(checkpoint.folder, key, usual)
         except CheckpointError:

@@ -39,10 +39,11 @@ def draw(report: Report, path: Path) -> None:
 def _draw_layers(axes: Axes, models: list[ModelReport]) -> None:
     """One line a model, modules in the order in which a frame meets them."""
     for model in models:
-        errors = [error if math.isfinite(error) else math.nan for error in model.layers.values()]
+        errors = list(model.layers.values())  # an infinite one is left out of the drawing, by matplotlib itself
         axes.plot(errors, ".", markersize=3, label=Path(model.model).name)
-        worst = max(range(len(errors)), key=lambda i: list(model.layers.values())[i])
-        if errors[worst] > 0:
+        finite = [index for index, error in enumerate(errors) if math.isfinite(error)]
+        worst = max(finite, key=errors.__getitem__, default=None)
+        if worst is not None and errors[worst] > 0:
             axes.annotate(list(model.layers)[worst], (worst, errors[worst]), fontsize=7)
     axes.set(title="error of the weights", xlabel="module, in the order of the file", ylabel="‖W − W'‖ / ‖W‖")
     axes.legend()

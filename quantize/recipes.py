@@ -10,8 +10,8 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from moshi_mlx.checkpoint.formats import Format
-from moshi_mlx.checkpoint.names import matrices, module_of, published_shapes
+from moshi_mlx.checkpoint.formats import FLOAT_MODES, Format
+from moshi_mlx.checkpoint.names import is_condition, matrices, module_of, published_shapes
 from moshi_mlx.config import LMConfig
 from moshi_mlx.errors import MoshiError
 
@@ -20,8 +20,8 @@ Formats = dict[str, Format | None]
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
-FLOAT_MODES = {"mxfp4": Format(4, 32, "mxfp4"), "nvfp4": Format(4, 16, "nvfp4"), "mxfp8": Format(8, 32, "mxfp8")}
-MODES = ("affine", *FLOAT_MODES)
+_FLOATING = {mode: Format(bits, group, mode) for (bits, group), mode in FLOAT_MODES.items()}
+MODES = ("affine", *_FLOATING)
 PARTS = ("embeddings", "temporal", "edges", "heads", "depth")
 
 
@@ -125,7 +125,7 @@ def _affine_format(bits: int | None, group_size: int | None) -> Format:
 
 
 def _float_format(mode: str, bits: int | None, group_size: int | None) -> Format:
-    form = FLOAT_MODES.get(mode)
+    form = _FLOATING.get(mode)
     if form is None:
         raise MoshiError(f"there is no quantization mode {mode!r}; choose one of {', '.join(MODES)}")
     if bits not in (None, form.bits) or group_size not in (None, form.group_size):
@@ -170,7 +170,7 @@ class Size:
     nbytes: int
     """Bytes of all tensors."""
     frame_bytes: int
-    """Bytes of weights that one frame reads: each depth step its set, of an embedding one row."""
+    """Bytes of weights that one frame reads: each depth step its set, of an embedding one row, no conditioner."""
     parts: dict[str, int]
     """Bytes by part of the network; norms count with their layer."""
 
@@ -181,19 +181,28 @@ class Size:
 
 
 def size_of(config: LMConfig, formats: Formats) -> Size:
-    """The size of a model in given formats, everything else bfloat16."""
+    """The size of a model in given formats, everything else bfloat16, conditioners float32."""
     parts: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
     parameters = frame = 0
     for name, shape in published_shapes(config).items():
         module = module_of(name)
         columns = math.prod(shape[1:])
-        row = row_bytes(columns, formats.get(module))
+        row = 4 * columns if is_condition(module) else row_bytes(columns, formats.get(module))
         part = part_of(module, config)
         parts[part] += shape[0] * row
         parameters += shape[0] * columns
-        looked_up = part == "embeddings" and not module.endswith((".low_rank", ".out1", ".out2"))
-        frame += row if looked_up else shape[0] * row
+        frame += row * _rows_read(module, part, shape[0])
     return Size(parameters, sum(parts.values()), frame, dict(parts))
+
+
+def _rows_read(module: str, part: str, rows: int) -> int:
+    """How many of its rows a frame reads."""
+    if is_condition(module):  # once a conversation
+        return 0
+    if module.endswith(".cross_attention.in_proj"):  # the queries'; what they meet is worked out once as well
+        return rows // 3
+    looked_up = part == "embeddings" and not module.endswith((".low_rank", ".out1", ".out2"))
+    return 1 if looked_up else rows
 
 
 def row_bytes(columns: int, form: Format | None) -> int:

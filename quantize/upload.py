@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
-from moshi_mlx.checkpoint.hub_errors import LOGIN
-from moshi_mlx.errors import MoshiError
+from moshi_mlx.checkpoint.hub_errors import LOGIN, http_error
+from moshi_mlx.errors import MoshiError, first_line
 
 
 def check_upload(repo: str) -> None:
@@ -51,17 +50,15 @@ def upload(folder: Path, repo: str) -> str:
 @contextmanager
 def _sentences(repo: str, state: str) -> Iterator[None]:
     """What huggingface_hub raises, as one sentence."""
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
-    # Its HTTP library is httpx2, httpx or requests, by version; the error's first base is that library's own.
-    http_error = cast("type[Exception]", HfHubHTTPError.__bases__[0])
     try:
         yield
     except OfflineModeIsEnabled:
         raise MoshiError(f"HF_HUB_OFFLINE is set, so {repo} cannot be uploaded; {state}") from None
-    except (http_error, OSError) as error:
+    except (http_error(), OSError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
             raise MoshiError(f"the Hub refuses the token for {repo} (HTTP {status}); {state}") from None
-        reason = f"HTTP {status}" if status else str(error).strip().split("\n", 1)[0] or type(error).__name__
+        reason = f"HTTP {status}" if status else first_line(error)
         raise MoshiError(f"the Hub cannot take {repo} ({reason}); {state}") from None

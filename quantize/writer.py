@@ -17,13 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from moshi_mlx.checkpoint.inspect import UNFINISHED
+from moshi_mlx.checkpoint.inspect import ITEM_BYTES, UNFINISHED
 from moshi_mlx.errors import MoshiError
 
 SHARD_BYTES = 5 * 10**9
 SYNC_BYTES = 64 * 2**20
-INDEX = "model.safetensors.index.json"
-ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U8": 1}
 
 _PLAN, _DONE = "plan.json", "done"
 
@@ -184,13 +182,13 @@ class FolderWriter:
         """Put on record, once the disk has them, the blocks that need not be written again."""
         for shard in self._shards:
             shard.sync()
-        write_text(self.folder / _DONE, str(self.done))
+        write_synced(self.folder / _DONE, str(self.done))
         self._unsynced = 0
 
     def finish(self, files: Mapping[str, str]) -> None:
         """Complete the weights, add text `files`, and give the folder its name."""
         for name, text in files.items():
-            write_text(self.folder / name, text)
+            write_synced(self.folder / name, text)
         for shard in self._shards:
             shard.finish()
         self.close()
@@ -245,7 +243,7 @@ def index_of(files: Mapping[str, Sequence[Entry]]) -> dict[str, Any]:
     }
 
 
-def write_text(path: Path, text: str) -> None:
+def write_synced(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     partial = path.with_name(f".{path.name}.part")
     with partial.open("w", encoding="utf-8") as file:

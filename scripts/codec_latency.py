@@ -20,7 +20,8 @@ from moshi_mlx.checkpoint.tiny import tiny_folder
 from moshi_mlx.codec import process
 from moshi_mlx.codec.process import CodecProcess, Task
 from moshi_mlx.live.metrics import resident_size
-from moshi_mlx.mimi import FRAME_SIZE, MAX_FRAMES, Mimi
+from moshi_mlx.mimi import MAX_FRAMES, Mimi
+from moshi_mlx.rates import FRAME_SIZE
 
 ECHO = """
 from moshi_mlx.codec import child

@@ -24,7 +24,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from moshi_mlx.live.echo import FRAME, LATENCY, SAMPLE_RATE, EchoCanceller, WebRtcStage
+from moshi_mlx.live.echo import LATENCY, EchoCanceller, WebRtcStage
+from moshi_mlx.rates import FRAME_SIZE, SAMPLE_RATE
 
 FAR_TEXT = (
     "Well, I was thinking about the mountains this summer. The weather should be lovely in June, and there is "
@@ -134,7 +135,7 @@ def kept_db(output: Signal, near: Signal, window: int = 1024) -> float:
 def cancel_all(canceller: EchoCanceller | WebRtcStage, mic: Signal, played: Signal) -> Signal:
     """Frame by frame through a canceller; its latency taken off again, so that in and out are aligned."""
     step = canceller.cancel if isinstance(canceller, EchoCanceller) else canceller.step
-    frames = [step(mic[i : i + FRAME], played[i : i + FRAME]) for i in range(0, len(mic), FRAME)]
+    frames = [step(mic[i : i + FRAME_SIZE], played[i : i + FRAME_SIZE]) for i in range(0, len(mic), FRAME_SIZE)]
     return np.concatenate([*frames, np.zeros(LATENCY, np.float32)])[LATENCY:]
 
 
@@ -154,7 +155,7 @@ def measure(scene: Scene, canceller: EchoCanceller | WebRtcStage) -> Figures:
         erle_db=decibels(answer[alone], output[alone]),
         kept_db=kept_db(output[both], near[both]),
         onset_kept_db=kept_db(output[onset], near[onset]),
-        ms_per_frame=1000 * elapsed / (len(played) / FRAME),
+        ms_per_frame=1000 * elapsed / (len(played) / FRAME_SIZE),
     )
 
 

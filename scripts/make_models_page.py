@@ -12,9 +12,9 @@ from pathlib import Path
 
 from moshi_mlx.checkpoint.choice import PRECISIONS
 from moshi_mlx.checkpoint.published import Architecture, architectures, releases
-from moshi_mlx.checkpoint.sizes import needed_bytes, parameters
+from moshi_mlx.checkpoint.sizes import lm_bytes, parameters
+from moshi_mlx.rates import FRAME_RATE
 from moshi_mlx.tasks.kinds import kind_of
-from moshi_mlx.text import FRAME_RATE
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 HEAD = """\
@@ -63,7 +63,7 @@ def _memory(architecture: Architecture) -> str:
     kind = kind_of(config)
     seconds = config.transformer.context / FRAME_RATE
     window = f"{seconds:.0f} s" if config.n_q else f"{config.transformer.context} tokens"
-    sizes = (f"{needed_bytes(config, bits) / 1e9:.1f} GB" for bits in PRECISIONS)
+    sizes = (f"{lm_bytes(config, bits) / 1e9:.1f} GB" for bits in PRECISIONS)
     cells = [architecture.name, architecture.about, f"`{kind.command}`", f"{parameters(config) / 1e9:.2f} B", window]
     return f"| {' | '.join([*cells, *sizes])} |"
 

@@ -19,7 +19,8 @@ from moshi_mlx.bench.report import read_result
 from moshi_mlx.checkpoint.sizes import frame_bytes
 from moshi_mlx.config import MOSHI_7B, LMConfig
 from moshi_mlx.errors import MoshiError
-from moshi_mlx.speed import FRAME_S, KEEPS_UP_S, Prediction, predict
+from moshi_mlx.rates import FRAME_S
+from moshi_mlx.speed import KEEPS_UP_S, Prediction, predict
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, RESULTS, PUBLISHED = DOCS / "results.md", DOCS / "results", DOCS / "published.json"

@@ -23,8 +23,8 @@ import moshi_mlx
 from moshi_mlx import Generator
 from moshi_mlx.bench.random_model import SIZES, random_lm
 from moshi_mlx.config import LMConfig
-from moshi_mlx.mimi import FRAME_RATE, FRAME_SIZE
 from moshi_mlx.moshi import Moshi
+from moshi_mlx.rates import FRAME_RATE, FRAME_SIZE
 from moshi_mlx.tasks.kinds import Kind, require
 from moshi_mlx.tasks.transcription import GREEDY, Transcript, Transcription
 

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import soxr
 
-from moshi_mlx.audio_file import AudioReader, WavWriter, read_blocks
+from moshi_mlx.audio_file import AudioReader, WavWriter
 from moshi_mlx.errors import AudioError
 
 
@@ -27,7 +27,7 @@ def encoded(kind: str, sound: np.ndarray, rate: int = 24000) -> bytes:
 def test_blocks_are_the_file(tmp_path):
     sound = tone(1.03, 24000)
     soundfile.write(tmp_path / "a.wav", sound, 24000, subtype="FLOAT")
-    reader = read_blocks(tmp_path / "a.wav")
+    reader = AudioReader(tmp_path / "a.wav")
     assert reader.duration == pytest.approx(1.03)
     blocks = list(reader)
     assert [len(block) for block in blocks] == [1920] * 12 + [1680]
@@ -40,7 +40,7 @@ def test_blocks_are_the_file(tmp_path):
 def test_every_rate_becomes_24_khz(tmp_path, rate, kind):
     sound = tone(3.3, rate)
     (tmp_path / "a").write_bytes(encoded(kind, sound, rate))
-    read = np.concatenate(list(read_blocks(tmp_path / "a")))
+    read = np.concatenate(list(AudioReader(tmp_path / "a")))
     assert abs(len(read) - 3.3 * 24000) <= 1
     at_once = soxr.resample(sound, rate, 24000)  # streamed by blocks, no seam between them
     assert np.abs(read - at_once[: len(read)])[:-64].max() < 1e-3
@@ -49,14 +49,14 @@ def test_every_rate_becomes_24_khz(tmp_path, rate, kind):
 def test_channels_are_averaged(tmp_path):
     left, right = tone(0.5, 24000), tone(0.5, 24000, 700)
     soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 24000, subtype="FLOAT")
-    read = np.concatenate(list(read_blocks(tmp_path / "a.wav")))
+    read = np.concatenate(list(AudioReader(tmp_path / "a.wav")))
     np.testing.assert_allclose(read, (left + right) / 2, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", ["OGG", "MP3", "AIFF", "AU", "W64", "CAF"])
 def test_other_formats_are_read(tmp_path, kind):
     (tmp_path / "a").write_bytes(encoded(kind, tone(2, 24000)))
-    read = np.concatenate(list(read_blocks(tmp_path / "a")))
+    read = np.concatenate(list(AudioReader(tmp_path / "a")))
     assert len(read) == pytest.approx(48000, abs=2500)  # mp3 pads
     assert read.std() == pytest.approx(0.3 / 2**0.5, rel=0.1)
 
@@ -65,7 +65,7 @@ def test_samples_that_are_no_number_are_mended_before_they_spread(tmp_path):
     sound = tone(1, 48000)
     sound[1000:1003] = np.nan, np.inf, -np.inf
     soundfile.write(tmp_path / "a.wav", sound, 48000, subtype="FLOAT")
-    reader = read_blocks(tmp_path / "a.wav")
+    reader = AudioReader(tmp_path / "a.wav")
     read = np.concatenate(list(reader))
     assert np.isfinite(read).all()
     assert reader.mended_samples == 3
@@ -78,7 +78,7 @@ def test_a_wav_written_to_a_pipe_is_whole(tmp_path):
     for place, size in ((4, 0x7FFFF024), (data + 4, 0x7FFFF000)):
         whole[place : place + 4] = size.to_bytes(4, "little")
     (tmp_path / "a.wav").write_bytes(whole)
-    assert sum(map(len, read_blocks(tmp_path / "a.wav"))) == 24000
+    assert sum(map(len, AudioReader(tmp_path / "a.wav"))) == 24000
 
 
 def broken_files() -> Iterator[tuple[str, bytes]]:
@@ -140,18 +140,17 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize(("subtype", "error"), [("PCM_16", 2**-15), ("FLOAT", 0)])
-def test_what_is_written_is_read(tmp_path, subtype, error):
+def test_what_is_written_is_read(tmp_path):
     left, right = tone(1, 24000), tone(1, 24000, 700)
-    with WavWriter(tmp_path / "a.wav", channels=2, subtype=subtype) as wav:
+    with WavWriter(tmp_path / "a.wav", channels=2) as wav:
         for start in range(0, 24000, 1920):
             wav.write(np.stack([left, right], axis=1)[start : start + 1920])
         assert names(tmp_path) != ["a.wav"]  # not before all is there
     assert names(tmp_path) == ["a.wav"]
     read, rate = soundfile.read(tmp_path / "a.wav", dtype="float32")
     assert rate == 24000
-    assert soundfile.info(tmp_path / "a.wav").subtype == subtype
-    assert np.abs(read - np.stack([left, right], axis=1)).max() <= error
+    assert soundfile.info(tmp_path / "a.wav").subtype == "PCM_16"
+    assert np.abs(read - np.stack([left, right], axis=1)).max() <= 2**-15
 
 
 def test_what_is_too_loud_is_cut_and_does_not_wrap(tmp_path):

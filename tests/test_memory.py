@@ -69,6 +69,8 @@ def test_a_mac_can_give_nine_tenths_of_what_it_has(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "platform", "darwin")
     assert memory.total_memory() == physical
     assert memory.available_memory() == pytest.approx(0.9 * physical, abs=1)
+    assert memory.available_memory(held=GB) == memory.available_memory() - GB
+    assert memory.available_memory(held=physical) == 0
 
 
 def test_free_disk_is_told_of_folders_yet_to_be_made(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from moshi_mlx.codec.process import living
 from moshi_mlx.errors import AudioError, CheckpointError
-from moshi_mlx.mimi import BIT_RATE_PER_CODEBOOK, FRAME_SIZE, MAX_FRAMES, OVERLAP, Mimi
+from moshi_mlx.mimi import BIT_RATE_PER_CODEBOOK, MAX_FRAMES, OVERLAP, Mimi
+from moshi_mlx.rates import FRAME_SIZE
 
 
 def encode(mimi: Mimi, sound: np.ndarray) -> np.ndarray:

@@ -9,8 +9,8 @@ import moshi_mlx
 from moshi_mlx.checkpoint.hub import locate
 from moshi_mlx.codec.process import living
 from moshi_mlx.errors import MoshiError
-from moshi_mlx.mimi import FRAME_SIZE
 from moshi_mlx.moshi import load_folder
+from moshi_mlx.rates import FRAME_SIZE
 
 
 def test_each_direction_of_the_codec_has_the_model_s_own_codebooks() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MoshiError
-from ..speed import FRAME_S
+from ..files import replacing
+from ..rates import FRAME_S
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,14 +59,11 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         MoshiError: it cannot be written.
     """
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        figure.savefig(partial)
-        partial.replace(path)
+        with replacing(path) as partial:
+            figure.savefig(partial)
     except (OSError, ValueError) as error:
         raise MoshiError(f"{path} cannot be written: {error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _title(result: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.inspect import Checkpoint, inspect
-from ..checkpoint.sizes import window_bytes
+from ..checkpoint.load import window_bytes
 from ..checkpoint.tiny import random_weights
 from ..config import MOSHI_7B, LMConfig
 from ..errors import CheckpointError, MoshiError
@@ -131,7 +131,7 @@ def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _check_memory(checkpoint: Checkpoint) -> None:
     context = checkpoint.config.transformer.context
-    ours = window_bytes(checkpoint.config)
+    ours = window_bytes(checkpoint)
     need = 2 * checkpoint.nbytes + ours + ours * _PEER_POSITIONS // context + _RESERVE
     there = available_memory()
     if need > there:

@@ -21,7 +21,8 @@ from ..config import MOSHI_7B, LMConfig
 from ..errors import MoshiError
 from ..memory import total_memory
 from ..model.lm import LM
-from ..speed import FRAME_S, predict
+from ..rates import FRAME_S
+from ..speed import predict
 from .chips import CHIPS, find, probe_gpu_cores
 from .floor import read_bytes
 from .machine import Machine

@@ -21,11 +21,12 @@ from ..errors import MoshiError
 from ..generator import Generator
 from ..live.metrics import codec_size, resident_size
 from ..live.system import collected_by_hand
-from ..mimi import FRAME_SIZE, Mimi
+from ..mimi import Mimi
 from ..pipeline import Stages, converse
+from ..rates import FRAME_SIZE
 from .counting import Count, counting
 from .pieces import PIECES, Pieces
-from .timing import Timing
+from .timing import FrameTimes
 
 STAGES = ("encode", "lm", "temporal", "depth", "sampling", "decode", "pipeline")
 ROUNDS = 5
@@ -62,7 +63,7 @@ class Held(NamedTuple):
 class Measured:
     """What came of one model."""
 
-    timings: dict[str, Timing]
+    timings: dict[str, FrameTimes]
     """By stage; `answer` is what a frame spends in all three stages of the pipeline."""
     first_frame_s: float
     """From loaded weights to the first frame of sound."""
@@ -125,7 +126,7 @@ def measure(
     first_frame_s = time.perf_counter() - began
     line.generator.skip_to(position)
     bench = {stage: line.block(stage) for stage in wanted}
-    timings = {stage: Timing() for stage in wanted}
+    timings = {stage: FrameTimes() for stage in wanted}
     counts = {}
     for stage in wanted:
         tell(f"warming up {stage}")
@@ -141,7 +142,7 @@ def measure(
                     tell(f"{stage}, round {round_ + 1} of {ROUNDS}")
                     timings[stage].rounds.append(bench[stage](share))
     if "pipeline" in wanted:
-        timings["answer"] = Timing(line.answers)
+        timings["answer"] = FrameTimes(line.answers)
     with counting() as count:
         line.step()
     middle = (begin + line.generator.position) // 2

@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..checkpoint.companions import companion
+from ..checkpoint.companions import CODEC, companion
 from ..checkpoint.inspect import MIMI, inspect
 from ..checkpoint.load import load_checkpoint, memory_needed
 from ..checkpoint.sizes import BESIDE, model_bytes, window_bytes
@@ -86,7 +86,7 @@ def checkpoint_subject(folder: Path, economy: Economy = AS_IT_IS) -> Subject:
     """
     checkpoint = inspect(folder).run_as(economy)
     try:
-        weights = companion(folder, "mimi_name", MIMI)
+        weights = companion(folder, *CODEC)
     except CheckpointError:
         weights = tiny_folder() / MIMI
     config = checkpoint.config

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..speed import FRAME_S
+from ..rates import FRAME_S
 
 LEAST_ROUNDS = 3
 """Fewer medians have no range worth telling; single frames stand in for them."""
 
 
 @dataclass
-class Timing:
+class FrameTimes:
     """Seconds of every frame, by round."""
 
     rounds: list[list[float]] = field(default_factory=list)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..speed import FRAME_S, KEEPS_UP_S
+from ..rates import FRAME_S
+from ..speed import KEEPS_UP_S
 
 
 @dataclass(frozen=True)

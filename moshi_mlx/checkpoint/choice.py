@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from ..config import MOSHI_7B, LMConfig
 from ..economy import AS_IT_IS, Economy
 from ..memory import available_memory, human_bytes
-from ..speed import FRAME_S, measure_bandwidth, predict
-from .sizes import BESIDE, frame_bytes, model_bytes, window_bytes
+from ..rates import FRAME_S
+from ..speed import measure_bandwidth, predict
+from .sizes import conversation_bytes, frame_bytes
 
 PRECISIONS = {16: "bf16", 8: "q8", 4: "q4"}
 """The published precisions, most bits first."""
@@ -40,15 +41,15 @@ def choose_bits(
     config = economy.of(LMConfig.from_dict(MOSHI_7B))
     memory = available_memory() if memory is None else memory
     candidates = sorted(candidates, reverse=True)
-    fitting = [bits for bits in candidates if memory_needed(config, bits) <= memory]
+    fitting = [bits for bits in candidates if conversation_bytes(config, bits) <= memory]
     if not fitting:
-        least, need = candidates[-1], human_bytes(memory_needed(config, candidates[-1]))
+        least, need = candidates[-1], human_bytes(conversation_bytes(config, candidates[-1]))
         return Choice(least, f"{PRECISIONS[least]} is the smallest, and even that needs {need} of memory "
                              f"where {human_bytes(memory)} can be had")  # fmt: skip
     obstacle = ""
     if len(fitting) < len(candidates):
         larger = candidates[len(candidates) - len(fitting) - 1]
-        need = human_bytes(memory_needed(config, larger))
+        need = human_bytes(conversation_bytes(config, larger))
         obstacle = f"; {PRECISIONS[larger]} needs {need} of memory where {human_bytes(memory)} can be had"
     speed = bandwidth()
     for bits in fitting:
@@ -61,11 +62,6 @@ def choose_bits(
     return Choice(least, f"{PRECISIONS[least]} is the smallest, and even that may not keep up here: it would "
                          f"take about {_frame_time(config, least, speed)}; --kv-bits 8 and a shorter "
                          "--context take less")  # fmt: skip
-
-
-def memory_needed(config: LMConfig, bits: int) -> int:
-    """Bytes that a conversation with a model of this precision takes, codec included."""
-    return model_bytes(config, bits) + window_bytes(config) + BESIDE
 
 
 def _frame_time(config: LMConfig, bits: int, bandwidth: float) -> str:

@@ -19,7 +19,13 @@ class Format:
     group_size: int
     mode: str = "affine"
 
+    def __str__(self) -> str:
+        mode = "" if self.mode == "affine" else f", {self.mode}"
+        return f"{self.bits} bits in groups of {self.group_size}{mode}"
 
+
+UNQUANTIZED = "not quantized"
+"""In words, what has no format."""
 # Floating-point modes have no biases and are told apart by bits and group size.
 FLOAT_MODES = {(4, 32): "mxfp4", (4, 16): "nvfp4", (8, 32): "mxfp8"}
 
@@ -46,7 +52,8 @@ def check_declared(where: Path, declared: Any, formats: Mapping[str, Format | No
         told = None if entry is False else _declared_format(entry)
         if form != told and not (form is None and module not in declared and told is not None):
             raise CheckpointError(
-                f"{where}: config.json says that {module} is {_spell(told)}, and the file holds it {_spell(form)}"
+                f"{where}: config.json says that {module} is {told or UNQUANTIZED}, and the file holds it "
+                f"{form or UNQUANTIZED}"
             )
 
 
@@ -55,12 +62,3 @@ def _declared_format(entry: Mapping[str, Any]) -> Format | str:
     if isinstance(bits, int) and isinstance(group, int) and isinstance(mode, str):
         return Format(bits, group, mode)
     return f"{json.dumps(dict(entry))[:80]}"
-
-
-def _spell(form: Format | str | None) -> str:
-    if form is None:
-        return "not quantized"
-    if isinstance(form, str):
-        return form
-    mode = "" if form.mode == "affine" else f" {form.mode}"
-    return f"{form.bits} bits in groups of {form.group_size}{mode}"

@@ -96,14 +96,14 @@ def whereabouts(model: str, bits: int | None = None, notify: Notify | None = Non
     Raises:
         CheckpointError: there is no such model.
     """
-    if model in BUILT_IN or _is_path(model):
-        return locate(model, bits, companions=False)
     if model in SHORT_NAMES:
         if bits is None:
             choice = choose_bits()
             (notify or _silence)(f"{model}: {choice.reason}")
             bits = choice.bits
         repository = Repository(repository_of(model, bits))
+    elif model in BUILT_IN or _is_path(model):
+        return locate(model, bits, companions=False)
     else:
         repository = Repository(*_repository(model))
         _check_bits(bits, repository.name, _bits_named(repository.name))

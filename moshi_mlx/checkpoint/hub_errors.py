@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 
 LOGIN = "`uvx --from huggingface_hub hf auth login`"
 """How to leave a token on this machine: the Hub's own command is not installed with this program."""
@@ -25,19 +25,25 @@ def hub_sentences(repo: str, revision: str, name: str | None = None) -> Iterator
         OfflineError: no network, a server that fails, or HF_HUB_OFFLINE.
         CheckpointError: everything else.
     """
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # Its HTTP library is httpx2, httpx or requests, by version; the error's first base is that library's own.
-    http_error = cast("type[Exception]", HfHubHTTPError.__bases__[0])
     try:
         yield
-    except (http_error, OSError) as error:
+    except (http_error(), OSError) as error:
         raise _explain(error, repo, revision, name) from error
     except (ValueError, KeyError, TypeError) as error:
         raise OfflineError(
             f"{_endpoint()} does not answer as the Hugging Face Hub does ({type(error).__name__}); does the network "
             "ask for a login, or is HF_ENDPOINT wrong?"
         ) from error
+
+
+def http_error() -> type[Exception]:
+    """What huggingface_hub's HTTP library raises: httpx2, httpx or requests, by version.
+
+    The first base of huggingface_hub's own error is that library's.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return cast("type[Exception]", HfHubHTTPError.__bases__[0])
 
 
 def _explain(error: BaseException, repo: str, revision: str, name: str | None) -> CheckpointError:
@@ -93,7 +99,7 @@ def _broken(error: BaseException, repo: str, name: str | None) -> CheckpointErro
 def _kind(error: BaseException) -> str:
     if "Timeout" in type(error).__name__:
         return "no answer in time"
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+    return first_line(error)
 
 
 def _endpoint() -> str:

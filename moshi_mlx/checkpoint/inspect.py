@@ -27,7 +27,7 @@ MIMI = "tokenizer-e351c8d8-checkpoint125.safetensors"
 TOKENIZER = "tokenizer_spm_32k_3.model"
 
 _DENSE = {"F32": 4, "F16": 2, "BF16": 2}
-_ITEM_BYTES = {**_DENSE, "U32": 4, "U8": 1}
+ITEM_BYTES = {**_DENSE, "U32": 4, "U8": 1}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         """Bytes in the file."""
-        size = _ITEM_BYTES[self.dtype]
+        size = ITEM_BYTES[self.dtype]
         for n in self.shape:
             size *= n
         return size
@@ -151,7 +151,7 @@ def gather(headers: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     for header in headers:
         for name, tensor in header.items():
             file = tensor.file
-            if tensor.dtype not in _ITEM_BYTES:
+            if tensor.dtype not in ITEM_BYTES:
                 raise CheckpointError(f"{file}: {name} is of type {tensor.dtype}, which no Moshi checkpoint has")
             if name in tensors:
                 raise CheckpointError(f"{name} is in both {tensors[name].file.name} and {file.name} of {file.parent}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..config import MOSHI_7B, LMConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from .download import Notify, RemoteFile, list_files
 from .hub import SHORT_NAMES, Repository, remote_config, remote_weights, whereabouts
 from .hub_errors import hub_sentences
@@ -56,7 +56,8 @@ def _header(file: RemoteFile) -> dict[str, Tensor]:
         try:
             metadata = HfApi().parse_safetensors_file_metadata(file.repo, file.name, revision=file.revision)
         except SafetensorsParsingError as error:
-            reason = str(error).strip().split("\n", 1)[0]
-            raise CheckpointError(f"{file.name} of {file.repo} is not a safetensors file ({reason})") from None
+            raise CheckpointError(
+                f"{file.name} of {file.repo} is not a safetensors file ({first_line(error)})"
+            ) from None
     path = Path(file.repo, file.name)
     return {name: Tensor(path, info.dtype, tuple(info.shape)) for name, info in metadata.tensors.items()}

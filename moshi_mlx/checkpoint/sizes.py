@@ -18,9 +18,14 @@ BESIDE = 2_000_000_000
 """What a conversation takes beside its model at most: the codec's processes (1.8 GB during a relief) and Python."""
 
 
-def needed_bytes(config: LMConfig, bits: int) -> int:
-    """Bytes of memory for a conversation of any length, codec not included."""
+def lm_bytes(config: LMConfig, bits: int) -> int:
+    """Bytes of memory that the network takes in a conversation of any length."""
     return model_bytes(config, bits) + window_bytes(config) + RESERVE
+
+
+def conversation_bytes(config: LMConfig, bits: int) -> int:
+    """Bytes of memory that a conversation of any length takes, codec included."""
+    return model_bytes(config, bits) + window_bytes(config) + BESIDE
 
 
 def parameters(config: LMConfig) -> int:

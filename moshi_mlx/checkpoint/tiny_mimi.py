@@ -9,12 +9,13 @@ codec, no MLX and no network.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
+
+from ..files import replacing
 
 CODEBOOKS = 32
 CARDINALITY = 2048
@@ -47,12 +48,8 @@ def write_tiny_mimi(path: str | Path, seed: int = 0) -> Path:
     for index in range(CODEBOOKS):
         tensors |= _codebook(rng, index)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as partial:
         save_file(tensors, partial, metadata={"format": "pt"})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

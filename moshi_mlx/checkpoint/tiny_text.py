@@ -8,10 +8,10 @@ elsewhere.
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..files import replacing
 
 # Plain talk, with the accents that French and German bring, so that pieces longer than a letter are learned.
 _SENTENCES = """
@@ -80,12 +80,10 @@ def write_tiny_tokenizer(path: str | Path, vocabulary_size: int = 512) -> Path:
     """
     path = Path(path)
     model = _train(vocabulary_size)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(model)
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_bytes(model)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot write the text tokenizer: {error.strerror}") from None
     return path
 

@@ -3,6 +3,3 @@
 child.py is such a process, process.py its parent's side, relay.py lets one take over from the other. Only mimi.py
 comes in here; nothing here knows of models.
 """
-
-FRAME_SIZE = 1920
-"""Samples of a frame."""

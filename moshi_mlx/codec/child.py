@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from moshi_mlx.codec import FRAME_SIZE
 from moshi_mlx.errors import first_line
 from moshi_mlx.priority import give_way, prefer_fast_cores
+from moshi_mlx.rates import FRAME_SIZE
 
 STEP, LISTEN, LISTEN_QUIETLY = b"s", b"l", b"q"
 """What is asked with a frame: its result, or only to hear it; at once, or when others have no need of the processor."""

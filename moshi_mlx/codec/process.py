@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..errors import AudioError, CheckpointError
+from ..errors import AudioError, CheckpointError, MoshiError
 from .child import DONE, HEAD, LISTEN, LISTEN_QUIETLY, STEP
 
 ANSWER_S = 60.0
@@ -41,6 +41,10 @@ class Task:
     codebooks: int
     max_frames: int
     """After how many frames it is relieved; it could serve twice as many."""
+
+
+class StartError(MoshiError):
+    """No process can be started."""
 
 
 class EndedError(Exception):
@@ -182,17 +186,24 @@ _living: weakref.WeakSet[CodecProcess] = weakref.WeakSet()
 
 def _start(task: Task) -> subprocess.Popen[bytes]:
     arguments = (task.direction, task.path, task.codebooks, POSITIONS * 2 * task.max_frames)
-    with _starting:
-        return subprocess.Popen(
-            [sys.executable, str(SCRIPT), *map(str, arguments)],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            # macOS would copy this process first, with all that the model has mapped, to close what is closed anyway.
-            close_fds=sys.platform != "darwin",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(folder or "." for folder in sys.path)},
-        )
+    try:
+        with _starting:
+            return subprocess.Popen(
+                [sys.executable, str(SCRIPT), *map(str, arguments)],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                # macOS would copy this process first, with all that the model has mapped, to close what is closed
+                # anyway.
+                close_fds=sys.platform != "darwin",
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(folder or "." for folder in sys.path)},
+            )
+    except OSError as error:
+        raise StartError(
+            f"a process of the codec cannot be started ({error.strerror}): is there enough memory, or has moshi-mac "
+            "been installed anew?"
+        ) from None
 
 
 def _end(popen: subprocess.Popen[bytes], owner: int) -> None:

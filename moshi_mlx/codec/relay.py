@@ -15,7 +15,7 @@ from collections import deque
 from queue import SimpleQueue
 
 from ..errors import AudioError, CheckpointError, MoshiError
-from .process import CodecProcess, EndedError, Task
+from .process import CodecProcess, EndedError, StartError, Task
 
 HURRY = 128
 """Frames before it takes over, a successor stops giving way to others: it works off what it lags behind. At the
@@ -65,17 +65,16 @@ class Relay:
         """
         if self._closed:
             raise ValueError("the codec's stream is closed")
-        if self._age >= self._last and self._is_relieved():
-            self._hand_over()
         try:
+            if self._age >= self._last and self._is_relieved():
+                self._hand_over()
             answer = self._live.step(frame)
         except EndedError as reason:
             answer = self._recover(frame, reason)
         self._age += 1
         self._recent.append(frame)
         if self._age > self._last - self._overlap:
-            self._successor = self._successor or _Successor(self._new())
-            self._successor.listen(frame, quietly=self._age <= self._last - HURRY)
+            self._prepare(frame)
         return answer
 
     def reset(self) -> None:
@@ -90,6 +89,14 @@ class Relay:
         self._closed = True
         self._dismiss_successor()
         self._live.end()
+
+    def _prepare(self, frame: bytes) -> None:
+        """Let a successor hear the frame; where none can be started the next frame tries again."""
+        if self._successor is None:
+            with contextlib.suppress(StartError):
+                self._successor = _Successor(self._new())
+        if self._successor is not None:
+            self._successor.listen(frame, quietly=self._age <= self._last - HURRY)
 
     def _is_relieved(self) -> bool:
         """Whether this is the frame to hand over at; counts where there is nobody to hand over to."""
@@ -112,8 +119,9 @@ class Relay:
     def _begin_again(self) -> None:
         """Go on with a new process that has heard but the last two seconds."""
         self._dismiss_successor()
+        process = self._new()
         self._live.end()
-        self._live, self._age, self._last = _opened(self._new()), len(self._recent), self._task.max_frames
+        self._live, self._age, self._last = _opened(process), len(self._recent), self._task.max_frames
         for frame in self._recent:
             self._live.listen(frame)
 

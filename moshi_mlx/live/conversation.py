@@ -23,8 +23,9 @@ from ..checkpoint.load import memory_needed
 from ..moshi import Moshi
 from ..pipeline import Stages
 from ..priority import prefer_fast_cores
+from ..sound import level
 from ..text import TextStream
-from .devices import Kind
+from .devices import Direction
 from .duplex import BLOCK_SIZE, Duplex
 from .echo_switch import EchoSwitch
 from .handover import Handover
@@ -99,7 +100,7 @@ class Conversation:
         block_size: int = BLOCK_SIZE,
         echo: EchoSwitch | None = None,
         recording: Recording | None = None,
-        only: Kind | None = None,
+        only: Direction | None = None,
     ):
         self.moshi, self.stages = moshi, stages
         self.echo, self.recording = echo, recording
@@ -198,7 +199,7 @@ class Conversation:
                 continue
             if self._begin_anew.is_set():
                 self._begin_anew.clear()
-                self.stages.generator.reset()
+                self.stages.begin_anew()
             token, codes = self.stages.think(heard.codes)
             heard.seconds["lm"] = self._span("lm", heard.captured)
             self._said.give(_Said(heard, token, codes))
@@ -223,8 +224,8 @@ class Conversation:
         text = self._text.push(said.token)
         when = captured.time - self._began
         if self.recording is not None and text:
-            self.recording.word(when, text)
-        levels = _level(captured.mic), _level(samples)
+            self.recording.piece(when, text)
+        levels = level(captured.mic), level(samples)
         self.events.append(FrameEvent(captured.index, when, said.token, text, *levels, said.heard.seconds, lag))
 
     def _tap(self, captured: Captured) -> np.ndarray:
@@ -233,7 +234,7 @@ class Conversation:
         if self.echo is not None:
             self._know_the_speaker(self.echo)
             mic = self.echo.cancel(mic, captured.played)
-        if self.muted:
+        if self.muted or self.paused:
             mic = np.zeros_like(mic)
         if self.recording is not None:
             self.recording.write(mic, captured.played)
@@ -276,7 +277,3 @@ class Conversation:
         thread = threading.Thread(target=guarded, name=name, daemon=True)
         thread.start()
         return thread
-
-
-def _level(samples: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(samples**2)))

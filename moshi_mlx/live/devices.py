@@ -17,14 +17,23 @@ from moshi_mlx.errors import DeviceError
 from moshi_mlx.live import core_audio
 from moshi_mlx.live.portaudio import close_stream, portaudio
 from moshi_mlx.live.rings import SampleRing, Wake
+from moshi_mlx.rates import FRAME_S
+from moshi_mlx.sound import level
 
-Kind = Literal["input", "output"]
+Direction = Literal["input", "output"]
 KIND_NAMES = {"input": "microphone", "output": "speaker"}
 
 # Names by which headsets on Bluetooth are known, for where CoreAudio does not tell.
 HEADSETS = ("airpods", "beats", "bluetooth", "headset", "buds", "hands-free", "wh-1000", "wf-1000", "bose")
-HEADPHONES = ("headphone", "headset", "airpods", "earpods", "earphone", "earbuds", "buds", "wh-1000", "wf-1000")
-"""Parts of the names of what is worn on the ears: nothing of it reaches the microphone."""
+HEADPHONES = (
+    "headphone", "headset", "airpods", "earpods", "earphone", "earbuds", "buds", "wh-1000", "wf-1000",
+    "kopfhörer", "casque", "écouteurs", "auriculares", "cuffie", "fones", "koptelefoon", "hörlurar", "ヘッドフォン",
+    "耳机", "耳機", "헤드폰",
+)  # fmt: skip
+"""Parts of the names of what is worn on the ears, also as macOS translates "External Headphones": nothing of it
+reaches the microphone."""
+BUILT_IN = ("built-in", "macbook", "imac")
+"""Parts of the names of microphones that a Mac has itself."""
 CALL_RATE = 24_000  # Bluetooth's call profiles record at 8, 16 or 24 kHz
 
 SILENT_MICROPHONE = (
@@ -52,11 +61,11 @@ class Device:
     default_input: bool
     default_output: bool
 
-    def channels(self, kind: Kind) -> int:
+    def channels(self, kind: Direction) -> int:
         """How many channels it has in one direction."""
         return self.inputs if kind == "input" else self.outputs
 
-    def is_default(self, kind: Kind) -> bool:
+    def is_default(self, kind: Direction) -> bool:
         """Whether the system would choose it."""
         return self.default_input if kind == "input" else self.default_output
 
@@ -85,7 +94,7 @@ def list_devices() -> list[Device]:
     ]
 
 
-def choose(wanted: str | int | None, kind: Kind, devices: Sequence[Device] | None = None) -> Device:
+def choose(wanted: str | int | None, kind: Direction, devices: Sequence[Device] | None = None) -> Device:
     """Find the device that the user means.
 
     Args:
@@ -116,7 +125,7 @@ def choose(wanted: str | int | None, kind: Kind, devices: Sequence[Device] | Non
     raise DeviceError(f"{problem}; choose by number or full name from: {names}.")
 
 
-def lasting_name(wanted: str | int | None, kind: Kind) -> str | int | None:
+def lasting_name(wanted: str | int | None, kind: Direction) -> str | int | None:
     """What to ask for another time: the name of the device of a number, where only one is called so.
 
     Raises:
@@ -129,7 +138,7 @@ def lasting_name(wanted: str | int | None, kind: Kind) -> str | int | None:
     return name if len(namesakes) == 1 else wanted
 
 
-def _by_name(text: str, kind: Kind, able: list[Device]) -> list[Device]:
+def _by_name(text: str, kind: Direction, able: list[Device]) -> list[Device]:
     """Devices called `text`, else those whose names contain it; of one name, the default system's device."""
     lowered = text.lower()
     found = [device for device in able if device.name.lower() == lowered]
@@ -166,8 +175,8 @@ def is_worn(speaker: Device) -> bool:
 
 
 def _is_built_in(device: Device) -> bool:
-    name = device.name.lower()
-    return "built-in" in name or ("mac" in name and "microphone" in name)
+    name = device.name.lower()  # macOS tells it in the user's language: "MacBook Air-Mikrofon"
+    return any(word in name for word in BUILT_IN)
 
 
 def _is_headset(default: Device) -> bool:
@@ -180,7 +189,7 @@ def _sounds_like_headset(device: Device) -> bool:
     return any(word in device.name.lower() for word in HEADSETS) or device.rate <= CALL_RATE
 
 
-def levels(device: Device, seconds: float, every: float = 0.08) -> Iterator[tuple[float, float]]:
+def levels(device: Device, seconds: float, every: float = FRAME_S) -> Iterator[tuple[float, float]]:
     """Measure a microphone: (RMS, peak) in 0…1 of each `every` seconds, for `seconds` seconds.
 
     Raises:
@@ -207,7 +216,7 @@ def levels(device: Device, seconds: float, every: float = 0.08) -> Iterator[tupl
         while remaining:
             if len(ring) >= block:
                 samples = ring.read(block)
-                yield float(np.sqrt(np.mean(samples**2))), float(np.abs(samples).max())
+                yield level(samples), float(np.abs(samples).max())
                 remaining, heard = remaining - 1, time.monotonic()
             elif not wake.wait(0.5) and time.monotonic() - heard > 2.0:
                 raise DeviceError(f"{device.name} delivers no sound; see that it is connected.")
@@ -215,7 +224,7 @@ def levels(device: Device, seconds: float, every: float = 0.08) -> Iterator[tupl
         close_stream(stream)
 
 
-def cannot_open(device: Device, kind: Kind, error: Exception) -> DeviceError:
+def cannot_open(device: Device, kind: Direction, error: Exception) -> DeviceError:
     """The sentence for a device that PortAudio refuses to open."""
     return DeviceError(
         f"The {KIND_NAMES[kind]} {device.name!r} cannot be opened: {error}; "

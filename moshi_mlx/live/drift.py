@@ -9,13 +9,13 @@ from statistics import median
 
 import numpy as np
 
-from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE
 from moshi_mlx.live.rings import SampleRing
 from moshi_mlx.live.splice import splice
+from moshi_mlx.rates import FRAME_SIZE, SAMPLE_RATE
 
 WINDOW = 25  # frames whose median is taken: two seconds, to look through the jitter of callbacks
 SLACK = SAMPLE_RATE // 500  # 2 ms: smaller deviations are left alone
-LARGEST_CORRECTION = FRAME_SAMPLES // 4
+LARGEST_CORRECTION = FRAME_SIZE // 4
 FADE = SAMPLE_RATE // 200
 
 
@@ -57,14 +57,14 @@ class Beside:
         extra = max(-LARGEST_CORRECTION, extra)
         self.corrected += abs(extra)
         self._shift += extra
-        samples = self._ring.read(FRAME_SAMPLES + extra)
-        missing = FRAME_SAMPLES + extra - len(samples)
+        samples = self._ring.read(FRAME_SIZE + extra)
+        missing = FRAME_SIZE + extra - len(samples)
         if missing:  # a late callback: what it brings too much later is taken back
             samples = np.pad(samples, (missing, 0))
         return splice(samples, extra, FADE)
 
     def _align(self) -> None:
-        wanted = FRAME_SAMPLES + self._lead
+        wanted = FRAME_SIZE + self._lead
         self._ring.skip(max(0, len(self._ring) - wanted))
         self._ring.write(np.zeros(max(0, wanted - len(self._ring)), np.float32))
 
@@ -79,5 +79,5 @@ class Beside:
             self._reference = level
             return 0
         deviation = round(level - self._reference)
-        self.ppm = (self._shift + deviation) / ((self._frames - WINDOW) * FRAME_SAMPLES) * 1e6
+        self.ppm = (self._shift + deviation) / ((self._frames - WINDOW) * FRAME_SIZE) * 1e6
         return deviation if abs(deviation) > SLACK else 0

@@ -17,15 +17,15 @@ from types import TracebackType
 import numpy as np
 
 from moshi_mlx.errors import AudioError, DeviceError
-from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE, portaudio
-from moshi_mlx.live.devices import Device, Kind
+from moshi_mlx.live import portaudio
+from moshi_mlx.live.devices import Device, Direction
 from moshi_mlx.live.line import Captured, Line, LineStats
 from moshi_mlx.live.rings import Wake
 from moshi_mlx.live.selection import Selection
 from moshi_mlx.live.speaker import SpeakerStats
+from moshi_mlx.rates import FRAME_S, FRAME_SIZE
 
 BLOCK_SIZE = 480
-FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
 TICK = 0.1  # seconds between two looks at the devices
 DEAD_TICKS = 6  # without a callback: a device has gone. Not seconds: a stall of this process must not count
 NEW_TICKS = 30  # the same for a device just opened, and how long it counts as such: a headset changes its profile first
@@ -98,12 +98,12 @@ class Duplex:
         output: str | int | None = None,
         block_size: int = BLOCK_SIZE,
         tap: Tap | None = None,
-        only: Kind | None = None,
+        only: Direction | None = None,
     ) -> None:
         self.stats = DuplexStats()
         self.notices: SimpleQueue[str] = SimpleQueue()
         """Sentences for the user as they become true: which microphone and why, a device lost or found."""
-        wanted: dict[Kind, str | int | None] = {"input": input, "output": output}
+        wanted: dict[Direction, str | int | None] = {"input": input, "output": output}
         self._selection = Selection({kind: device for kind, device in wanted.items() if only in (kind, None)})
         self._block_size = block_size
         self._tap = tap
@@ -144,7 +144,7 @@ class Duplex:
             portaudio.release(hung=True)
 
     @property
-    def devices(self) -> dict[Kind, Device]:
+    def devices(self) -> dict[Direction, Device]:
         """What is open, the microphone first; empty while nothing is."""
         line = self._line
         return {} if line is None else line.devices
@@ -170,14 +170,14 @@ class Duplex:
         Raises:
             AudioError: the frame has another shape.
         """
-        if frame.shape != (FRAME_SAMPLES,):
-            raise AudioError(f"A speaker frame has shape ({FRAME_SAMPLES},), not {frame.shape}.")
+        if frame.shape != (FRAME_SIZE,):
+            raise AudioError(f"A speaker frame has shape ({FRAME_SIZE},), not {frame.shape}.")
         self.stats.frames_out += 1
         line = self._line
         if "input" not in self._selection:
             self._queue(frame)
         elif "output" in self._selection and line is None:
-            self.stats.speaker.discarded_samples += FRAME_SAMPLES
+            self.stats.speaker.discarded_samples += FRAME_SIZE
         elif line is not None and "output" in line.devices:
             line.speaker.write(frame)
 
@@ -250,7 +250,7 @@ class Duplex:
                 return
 
     def _listen(self, mic: np.ndarray) -> None:
-        self.stats.input_silence = 0.0 if mic.any() else self.stats.input_silence + FRAME_SECONDS
+        self.stats.input_silence = 0.0 if mic.any() else self.stats.input_silence + FRAME_S
 
     def _pass_on(self, frame: Captured) -> None:
         frame = self._tapped(frame)
@@ -266,7 +266,7 @@ class Duplex:
         return frame if mic is None else replace(frame, mic=mic)
 
     def _lose(self, line: Line, notice: str) -> None:
-        self._line, self._silent_since = None, max(line.beats())  # it was dead before anybody noticed
+        self._line, self._silent_since = None, line.beats()[0]  # the microphone's: dead before anybody noticed
         self._bridged = 0
         self.notices.put(notice)
         portaudio.release(hung=not line.close())
@@ -284,8 +284,8 @@ class Duplex:
     def _bridge(self) -> None:
         """Pass on as much silence as has gone by without a microphone."""
         gone = time.perf_counter() - self._silent_since if "input" in self._selection else 0.0
-        while self._bridged < int(gone / FRAME_SECONDS):
-            silence = np.zeros(FRAME_SAMPLES, np.float32)
+        while self._bridged < int(gone / FRAME_S):
+            silence = np.zeros(FRAME_SIZE, np.float32)
             self._tapped(Captured(silence, silence, time.perf_counter()))
             self._bridged += 1
             self.stats.frames_lost += 1

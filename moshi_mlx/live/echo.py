@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moshi_mlx.errors import AudioError, MoshiError
+from moshi_mlx.rates import FRAME_SIZE, SAMPLE_RATE
 
-SAMPLE_RATE = 24_000
-FRAME = 1920  # samples of one Moshi frame, 80 ms
 LATENCY = 224  # samples (9.3 ms) by which WebRTC delays what passes through it; measured with noise
-REACH_S = 0.5  # echo that arrives within this time is cancelled without a hint; see `set_delay`
+REACH_S = 0.5  # echo that arrives within this time is cancelled
 BLOCK = 480  # samples of the linear filter's step, 20 ms
 WEBRTC_BLOCK = 240  # WebRTC takes exactly 10 ms
 SILENCE = 1e-6  # mean square (-60 dBFS) below which nothing counts as played
@@ -56,36 +55,24 @@ class EchoCanceller:
     def __init__(self) -> None:
         if not available():
             raise MoshiError(f"echo cancellation needs livekit, which is not installed: {REMEDY}, or use headphones")
-        self._lead = 0
         try:
             self.reset()
         except (ImportError, OSError) as error:  # the native library does not suit this system
             raise MoshiError(f"livekit is installed but does not load ({error}): reinstall it") from error
 
     def reset(self) -> None:
-        """Forget the room: a new conversation, or a device reopened. A delay that was set stays."""
+        """Forget the room: a new conversation, or a device reopened."""
         self._linear = LinearStage(round(REACH_S * SAMPLE_RATE))
         self._webrtc = WebRtcStage()
         self._late = np.zeros(LATENCY, np.float32)  # the microphone, delayed as WebRTC delays
-        self._ahead = np.zeros(self._lead, np.float32)  # what was played and is not due yet
         self._quiet = HOLD  # samples since something was last played
         self._bypassed = True
         self._reduction, self._measured = 0.0, False
 
-    def set_delay(self, seconds: float) -> None:
-        """Say how late the echo arrives at the earliest, where that is known to be more than `REACH_S`.
-
-        Unneeded below: up to 0.5 s the canceller finds the delay itself. The linear stage learns anew.
-        """
-        lead = max(0, round(seconds * SAMPLE_RATE) - BLOCK)  # a margin: too early an echo is lost
-        if lead != self._lead:
-            self._lead = lead
-            self.reset()
-
     @property
     def delay(self) -> float | None:
         """Seconds from `played` to its strongest echo, as learned; None while no echo is being cancelled."""
-        return self._lead / SAMPLE_RATE + self._linear.delay if self._linear.trusted else None
+        return self._linear.delay if self._linear.trusted else None
 
     @property
     def reduction_db(self) -> float | None:
@@ -109,14 +96,12 @@ class EchoCanceller:
         if mic.shape != played.shape or mic.ndim != 1 or len(mic) % BLOCK:
             raise AudioError(
                 f"the echo canceller got {mic.shape} microphone and {played.shape} speaker samples: "
-                f"pass frames of {FRAME}"
+                f"pass frames of {FRAME_SIZE}"
             )
         mic = np.nan_to_num(mic, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32, copy=False)
         played = np.clip(np.nan_to_num(played, nan=0.0, posinf=0.0, neginf=0.0), -1.0, 1.0)
-        pending = np.concatenate([self._ahead, played])
-        due, self._ahead = pending[: len(mic)], pending[len(mic) :]
         blocks = range(0, len(mic), BLOCK)
-        return np.concatenate([self._cancel_block(mic[i : i + BLOCK], due[i : i + BLOCK]) for i in blocks])
+        return np.concatenate([self._cancel_block(mic[i : i + BLOCK], played[i : i + BLOCK]) for i in blocks])
 
     def _cancel_block(self, mic: Samples, played: Samples) -> Samples:
         residual = self._linear.step(np.clip(mic, -1.0, 1.0), played)

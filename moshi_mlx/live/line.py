@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE
-from moshi_mlx.live.devices import Device, Kind, cannot_open
+from moshi_mlx.live.devices import Device, Direction, cannot_open
 from moshi_mlx.live.drift import Beside
 from moshi_mlx.live.portaudio import close_stream, portaudio, release
 from moshi_mlx.live.resample import resampler
 from moshi_mlx.live.rings import SampleRing, Wake
 from moshi_mlx.live.speaker import Speaker, SpeakerStats
+from moshi_mlx.rates import FRAME_SIZE, SAMPLE_RATE
 
 RING_SECONDS = 4  # what may wait while the thread that cuts frames is held up
 
@@ -93,14 +93,14 @@ class Line:
 
     def __init__(
         self,
-        devices: Mapping[Kind, Device],
+        devices: Mapping[Direction, Device],
         block_size: int,
         stats: LineStats,
         speaker_stats: SpeakerStats,
         wake: Wake,
     ) -> None:
         self.devices = dict(devices)
-        self._rates: dict[Kind, int] = {kind: _rate(device, kind) for kind, device in devices.items()}
+        self._rates: dict[Direction, int] = {kind: _rate(device, kind) for kind, device in devices.items()}
         self.duplex = len(devices) == 2 and _are_one(devices["input"], devices["output"], self._rates)
         self.speaker = Speaker(self._rates.get("output", SAMPLE_RATE), not self.duplex, speaker_stats)
         self._stats = stats
@@ -115,7 +115,7 @@ class Line:
     def _open(self) -> None:
         sounddevice = portaudio()
         if self.duplex:
-            plans: list[tuple[Kind, Any, Any]] = [("input", sounddevice.RawStream, self._on_both)]
+            plans: list[tuple[Direction, Any, Any]] = [("input", sounddevice.RawStream, self._on_both)]
         else:
             plans = [
                 ("output", sounddevice.RawOutputStream, self._on_output),
@@ -183,17 +183,17 @@ class Line:
         self._heard.pull()
         self._played.pull()
         heard = self._heard.ready
-        while len(heard) >= FRAME_SAMPLES:
-            mic = heard.read(FRAME_SAMPLES)
+        while len(heard) >= FRAME_SIZE:
+            mic = heard.read(FRAME_SIZE)
             arrived = self._heard.stamp - len(heard) / SAMPLE_RATE
             yield Captured(mic, self._read_played(arrived), arrived)
 
     def _read_played(self, arrived: float) -> np.ndarray:
         """The frame that was played while the microphone's frame, complete at `arrived`, was heard."""
         if "output" not in self.devices:
-            return np.zeros(FRAME_SAMPLES, np.float32)
+            return np.zeros(FRAME_SIZE, np.float32)
         if self._beside is None:
-            return self._played.ready.read(FRAME_SAMPLES)
+            return self._played.ready.read(FRAME_SIZE)
         before = self._beside.corrected
         frame = self._beside.read(arrived - self._played.stamp)
         self._stats.drift_samples += self._beside.corrected - before
@@ -206,7 +206,7 @@ class Line:
 
     def beats(self) -> tuple[float, ...]:
         """When each direction last ran: a value that stands still tells of a device that has gone."""
-        stamps: dict[Kind, float] = {"input": self._heard.stamp, "output": self._played.stamp}
+        stamps: dict[Direction, float] = {"input": self._heard.stamp, "output": self._played.stamp}
         return tuple(stamps[kind] for kind in self.devices)
 
     def running(self) -> bool:
@@ -225,11 +225,11 @@ class Line:
         return all(closed)
 
 
-def _are_one(microphone: Device, speaker: Device, rates: Mapping[Kind, int]) -> bool:
+def _are_one(microphone: Device, speaker: Device, rates: Mapping[Direction, int]) -> bool:
     return microphone.index == speaker.index and rates["input"] == rates["output"]
 
 
-def _rate(device: Device, kind: Kind) -> int:
+def _rate(device: Device, kind: Direction) -> int:
     """24 kHz where the device takes it, else its own rate."""
     sounddevice = portaudio()
     check = sounddevice.check_input_settings if kind == "input" else sounddevice.check_output_settings

@@ -10,16 +10,19 @@ import json
 import os
 import struct
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moshi_mlx.rates import SAMPLE_RATE
+
 CHANNELS = 2
+SAMPLE_BYTES = CHANNELS * 4  # of both sides, float32
+IEEE_FLOAT = 3  # WAVE_FORMAT_IEEE_FLOAT
 PAUSE_S = 1.5  # between words, begins a new line: of the transcript and in the terminal
 
 Samples = NDArray[np.float32]
-Subtype = Literal["float32", "pcm16"]
 
 
 class Sound(NamedTuple):
@@ -31,7 +34,7 @@ class Sound(NamedTuple):
     """[n, 2]."""
 
 
-class Word(NamedTuple):
+class Piece(NamedTuple):
     """A piece of Moshi's text."""
 
     time_s: float
@@ -80,21 +83,22 @@ class Appender:
 class Wav:
     """audio.wav, audio-2.wav, …: the samples first, then the header that counts them."""
 
-    def __init__(self, folder: Path, sample_rate: int, subtype: Subtype, max_bytes: int) -> None:
-        self._folder, self._sample_rate, self._subtype = folder, sample_rate, subtype
-        self._width = CHANNELS * (4 if subtype == "float32" else 2)  # bytes of both sides' sample
-        self._max_bytes = max_bytes
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
         self._files = 0
         self.samples = 0
         self._begin()
 
     def append(self, sounds: list[Sound]) -> None:
         """Write them, begun anew in another file where one is full; raises OSError."""
+        whole: list[Samples] = []  # without a gap among them: one write
         for sound in sounds:
-            for start in range(0, sound.missing, self._sample_rate):  # by the second: it may be an hour
-                self._write(np.zeros((min(self._sample_rate, sound.missing - start), CHANNELS), np.float32))
-        if sounds:
-            self._write(np.concatenate([sound.samples for sound in sounds]))
+            if sound.missing:
+                self._join(whole)
+                whole = []
+                self._leave_out(sound.missing)
+            whole.append(sound.samples)
+        self._join(whole)
 
     def close(self) -> None:
         """Close the file."""
@@ -104,38 +108,37 @@ class Wav:
         self._files += 1
         name = "audio.wav" if self._files == 1 else f"audio-{self._files}.wav"
         self._file = Appender(self._folder / name)
-        self._file.append(self._header(0))
+        self._file.append(_header(0))
+
+    def _join(self, parts: list[Samples]) -> None:
+        if parts:
+            self._write(np.concatenate(parts))
+
+    def _leave_out(self, missing: int) -> None:
+        for start in range(0, missing, SAMPLE_RATE):  # by the second: it may be an hour
+            self._write(np.zeros((min(SAMPLE_RATE, missing - start), CHANNELS), np.float32))
 
     def _write(self, samples: Samples) -> None:
         """Samples float32 [n, 2]; begins another file where this one is full."""
         while len(samples):
-            room = (self._max_bytes - self._file.size) // self._width
+            room = (self._max_bytes - self._file.size) // SAMPLE_BYTES
             if room <= 0:
                 self._file.close()
                 self._begin()
                 continue
             part, samples = samples[:room], samples[room:]
-            self._file.append(self._encode(part))
-            self._file.overwrite(self._header(self._file.size - len(self._header(0))), 0)
+            self._file.append(part.astype("<f4").tobytes())
+            self._file.overwrite(_header(self._file.size - len(_header(0))), 0)
             self.samples += len(part)
 
-    def _encode(self, samples: Samples) -> bytes:
-        if self._subtype == "float32":
-            return samples.astype("<f4").tobytes()
-        samples = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
-        return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2").tobytes()
 
-    def _header(self, data_bytes: int) -> bytes:
-        """RIFF header for so many bytes of samples. Source: Microsoft's Multimedia Data Standards Update (1994)."""
-        code = 3 if self._subtype == "float32" else 1  # WAVE_FORMAT_IEEE_FLOAT, WAVE_FORMAT_PCM
-        bits = self._width // CHANNELS * 8
-        byte_rate = self._sample_rate * self._width
-        form = struct.pack("<HHIIHHH", code, CHANNELS, self._sample_rate, byte_rate, self._width, bits, 0)
-        chunks = b"WAVE" + b"fmt " + struct.pack("<I", len(form)) + form
-        if self._subtype == "float32":  # any format but PCM carries its count of samples
-            chunks += b"fact" + struct.pack("<II", 4, data_bytes // self._width)
-        chunks += b"data" + struct.pack("<I", data_bytes)
-        return b"RIFF" + struct.pack("<I", len(chunks) + data_bytes) + chunks
+def _header(data_bytes: int) -> bytes:
+    """RIFF header for so many bytes of samples. Source: Microsoft's Multimedia Data Standards Update (1994)."""
+    form = struct.pack("<HHIIHHH", IEEE_FLOAT, CHANNELS, SAMPLE_RATE, SAMPLE_RATE * SAMPLE_BYTES, SAMPLE_BYTES, 32, 0)
+    chunks = b"WAVE" + b"fmt " + struct.pack("<I", len(form)) + form
+    chunks += b"fact" + struct.pack("<II", 4, data_bytes // SAMPLE_BYTES)  # any format but PCM counts its samples
+    chunks += b"data" + struct.pack("<I", data_bytes)
+    return b"RIFF" + struct.pack("<I", len(chunks) + data_bytes) + chunks
 
 
 class Transcript:
@@ -147,13 +150,13 @@ class Transcript:
         self._last_s: float | None = None  # when the last piece came
         self._sentence_ended = False
 
-    def append(self, words: list[Word]) -> None:
+    def append(self, pieces: list[Piece]) -> None:
         """Write them to both files; raises OSError."""
-        if not words:
+        if not pieces:
             return
-        pieces = [json.dumps({"time": round(w.time_s, 3), "text": w.text}, ensure_ascii=False) for w in words]
-        self._pieces.append("".join(f"{piece}\n" for piece in pieces).encode())
-        self._lines.append("".join(self._continue(word) for word in words).encode())
+        objects = [{"time": round(piece.time_s, 3), "text": piece.text} for piece in pieces]
+        self._pieces.append("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in objects).encode())
+        self._lines.append("".join(map(self._continue, pieces)).encode())
 
     def end(self) -> None:
         """Finish the last line; raises OSError."""
@@ -165,18 +168,18 @@ class Transcript:
         self._lines.close()
         self._pieces.close()
 
-    def _continue(self, word: Word) -> str:
+    def _continue(self, piece: Piece) -> str:
         """The piece itself, or the beginning of a new line after a sentence or a pause."""
         first = self._last_s is None
-        paused = self._last_s is None or word.time_s - self._last_s >= PAUSE_S
-        begins = paused or (self._sentence_ended and word.text.startswith(" "))
-        self._last_s = word.time_s
-        self._sentence_ended = word.text.rstrip().endswith((".", "?", "!"))
+        paused = self._last_s is None or piece.time_s - self._last_s >= PAUSE_S
+        begins = paused or (self._sentence_ended and piece.text.startswith(" "))
+        self._last_s = piece.time_s
+        self._sentence_ended = piece.text.rstrip().endswith((".", "?", "!"))
         if not begins:
-            return word.text
-        tenths = max(round(10 * word.time_s), 0)
+            return piece.text
+        tenths = max(round(10 * piece.time_s), 0)
         clock = f"{tenths // 36000}:{tenths // 600 % 60:02d}:{tenths // 10 % 60:02d}.{tenths % 10}"
-        return ("" if first else "\n") + f"{clock}  {word.text.lstrip()}"
+        return ("" if first else "\n") + f"{clock}  {piece.text.lstrip()}"
 
 
 class Trace:

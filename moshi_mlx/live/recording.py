@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from moshi_mlx.errors import AudioError, MoshiError
-from moshi_mlx.live.record_files import Samples, Sound, Span, Subtype, Trace, Transcript, Wav, Word
+from moshi_mlx.live.record_files import Piece, Samples, Sound, Span, Trace, Transcript, Wav
+from moshi_mlx.rates import SAMPLE_RATE
 
 MAX_QUEUED = 4096  # items; a minute of sound, words and spans in some 10 MB
 MAX_WAV_BYTES = 2**32 - 2**20  # a wav counts its bytes in 32 bits: 6.2 hours of float32
@@ -40,23 +41,20 @@ class Recording:
     def __init__(
         self,
         directory: Path | str,
-        sample_rate: int = 24_000,
-        subtype: Subtype = "float32",
         max_wav_bytes: int = MAX_WAV_BYTES,
         max_queued: int = MAX_QUEUED,
     ) -> None:
-        self.sample_rate = sample_rate
         self.problem: str | None = None
         """One sentence, once the recording had to stop; None as long as all is well."""
         self._lost_samples = 0
         self._lost_events = 0
         self._owed = 0  # samples to be written as silence before the next ones
         self._max_queued = max_queued
-        self._queue: queue.SimpleQueue[Sound | Word | Span | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sound | Piece | Span | None] = queue.SimpleQueue()
         self._closed = False
         try:
             self.path = _new_folder(Path(directory))
-            self._wav = Wav(self.path, sample_rate, subtype, max_wav_bytes)
+            self._wav = Wav(self.path, max_wav_bytes)
             self._text = Transcript(self.path)
             self._trace = Trace(self.path / "trace.json")
         except OSError as error:
@@ -69,11 +67,11 @@ class Recording:
     @property
     def duration(self) -> float:
         """Seconds of sound on the disk."""
-        return self._wav.samples / self.sample_rate
+        return self._wav.samples / SAMPLE_RATE
 
     def lost(self) -> dict[str, float]:
         """What a slow disk has cost so far: seconds of sound, and words and stages (`events`)."""
-        return {"seconds": self._lost_samples / self.sample_rate, "events": self._lost_events}
+        return {"seconds": self._lost_samples / SAMPLE_RATE, "events": self._lost_events}
 
     def write(self, user: Samples, moshi: Samples) -> None:
         """Add the same stretch of both sides: float32 [n] each, copied at once.
@@ -90,9 +88,9 @@ class Recording:
         missing, self._owed = self._owed, 0
         self._put(Sound(missing, np.stack([user, moshi], axis=1)))
 
-    def word(self, time_s: float, text: str) -> None:
+    def piece(self, time_s: float, text: str) -> None:
         """Add a piece of Moshi's text as the tokenizer gives it, with its time since the start in seconds."""
-        self._put_event(Word(time_s, text))
+        self._put_event(Piece(time_s, text))
 
     def span(self, name: str, start_s: float, duration_s: float, frame: int) -> None:
         """Add what one stage ("encode", "lm", …) did for one frame, by any clock that all stages share."""
@@ -116,13 +114,13 @@ class Recording:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _put_event(self, event: Word | Span) -> None:
+    def _put_event(self, event: Piece | Span) -> None:
         if self._queue.qsize() >= self._max_queued:
             self._lost_events += 1
         else:
             self._put(event)
 
-    def _put(self, item: Sound | Word | Span) -> None:
+    def _put(self, item: Sound | Piece | Span) -> None:
         if not self._closed and self.problem is None:
             self._queue.put(item)
 
@@ -147,7 +145,7 @@ class Recording:
         while len(items) < 256 and not self._queue.empty():
             items.append(self._queue.get())
         self._wav.append([item for item in items if isinstance(item, Sound)])
-        self._text.append([item for item in items if isinstance(item, Word)])
+        self._text.append([item for item in items if isinstance(item, Piece)])
         self._trace.append([item for item in items if isinstance(item, Span)])
         return items[-1] is not None
 

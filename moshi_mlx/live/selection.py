@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 
 from moshi_mlx.errors import DeviceError
 from moshi_mlx.live import core_audio
-from moshi_mlx.live.devices import Device, Kind, choose, default_input, lasting_name
+from moshi_mlx.live.devices import Device, Direction, choose, default_input, lasting_name
+from moshi_mlx.live.system import lid_closed
 
 STEADY_LOOKS = 10
 """Looks that must agree before a change counts: a headset that is put in moves one direction after the other."""
 
 MOVED = "The system now uses other sound devices."
-DEAF = "The built-in microphone hears nothing, as with the lid closed: the system's is taken instead."
+DEAF = "The built-in microphone hears nothing with the lid closed: the system's is taken instead."
 
 
 class Selection:
@@ -25,17 +26,18 @@ class Selection:
         wanted: for each direction that is used, a number, a name or a part of one, or None for the system's.
     """
 
-    def __init__(self, wanted: Mapping[Kind, str | int | None]) -> None:
-        self._wanted: dict[Kind, str | int | None] = dict(wanted)
-        self._lacking: set[Kind] = set()  # named, but another took their place
+    def __init__(self, wanted: Mapping[Direction, str | int | None]) -> None:
+        self._wanted: dict[Direction, str | int | None] = dict(wanted)
+        self._lacking: set[Direction] = set()  # named, but another took their place
         self._standing_in = False  # the built-in microphone, for a headset that would fall to call quality
         self._any_microphone = False
+        self._silent_looks = 0
         self._watched = Watched(())
 
-    def __contains__(self, kind: Kind) -> bool:
+    def __contains__(self, kind: Direction) -> bool:
         return kind in self._wanted
 
-    def choose(self, patient: bool) -> tuple[dict[Kind, Device], list[str]]:
+    def choose(self, patient: bool) -> tuple[dict[Direction, Device], list[str]]:
         """The devices to open now, as of PortAudio's last start, and what the user should know about them.
 
         Args:
@@ -47,8 +49,8 @@ class Selection:
         self._lacking.clear()
         self._standing_in = False
         reasons: list[str] = []
-        chosen: dict[Kind, Device] = {kind: self._choose(kind, patient, reasons) for kind in self._wanted}
-        following: list[Kind] = [
+        chosen: dict[Direction, Device] = {kind: self._choose(kind, patient, reasons) for kind in self._wanted}
+        following: list[Direction] = [
             kind for kind, wanted in self._wanted.items() if wanted is None or kind in self._lacking
         ]
         self._watched = Watched(following, bool(self._lacking))
@@ -64,12 +66,16 @@ class Selection:
         Args:
             silent: the microphone delivers digital silence.
         """
-        if silent and self._standing_in:
+        if self._watched.moved():
+            self._any_microphone = False
+            return MOVED
+        self._silent_looks = self._silent_looks + 1 if silent and self._standing_in else 0
+        if self._silent_looks % STEADY_LOOKS == 1 and lid_closed():  # else macOS may be asking for permission
             self._any_microphone = True
             return DEAF
-        return MOVED if self._watched.moved() else None
+        return None
 
-    def _choose(self, kind: Kind, patient: bool, reasons: list[str]) -> Device:
+    def _choose(self, kind: Direction, patient: bool, reasons: list[str]) -> Device:
         wanted = self._wanted[kind]
         if wanted is not None:
             try:
@@ -95,7 +101,7 @@ class Watched:
         arrivals: so does every device that comes or goes.
     """
 
-    def __init__(self, following: Sequence[Kind], arrivals: bool = False) -> None:
+    def __init__(self, following: Sequence[Direction], arrivals: bool = False) -> None:
         self._following, self._arrivals = tuple(following), arrivals
         self._known = self._seen = self._look()
         self._steady = 0

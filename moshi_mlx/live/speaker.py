@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE
 from moshi_mlx.live.pace import Pace
 from moshi_mlx.live.resample import resampler
 from moshi_mlx.live.rings import SampleRing, Wake
 from moshi_mlx.live.splice import splice
+from moshi_mlx.rates import FRAME_SIZE, SAMPLE_RATE
 
 FADE_SECONDS = 0.005
 RING_FRAMES = 16  # more than two wait only until the next callback discards them
@@ -46,7 +46,7 @@ class Speaker:
     def __init__(self, rate: int, drifting: bool, stats: SpeakerStats) -> None:
         self.stats = stats
         self._rate = rate
-        self._frame = FRAME_SAMPLES * rate // SAMPLE_RATE
+        self._frame = FRAME_SIZE * rate // SAMPLE_RATE
         self._fade = round(FADE_SECONDS * rate)
         self._ring = SampleRing(RING_FRAMES * self._frame, history=self._fade)
         self._resampler = resampler(SAMPLE_RATE, rate)

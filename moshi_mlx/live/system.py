@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,19 @@ def kept_awake() -> Iterator[None]:
     finally:
         helper.terminate()
         helper.wait()
+
+
+def lid_closed() -> bool:
+    """Whether a MacBook is closed, which takes its microphone off; False wherever that cannot be told."""
+    program = shutil.which("ioreg")
+    if program is None:
+        return False
+    command = [program, "-r", "-k", "AppleClamshellState", "-d", "1"]
+    try:
+        told = subprocess.run(command, capture_output=True, timeout=1.0, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return re.search(rb'"AppleClamshellState" = Yes', told) is not None
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ class Logits:
 
 
 @dataclass(frozen=True)
-class Heard:
+class TemporalOutput:
     """What the temporal half of a frame computes, all of it still on the device."""
 
     hidden: mx.array
@@ -144,7 +144,7 @@ class LM(nn.Module):
 
     def hear(
         self, tokens: mx.array, position: mx.array, cache: list[LayerCache], full: bool, told: Told = (None, None)
-    ) -> Heard:
+    ) -> TemporalOutput:
         """The temporal half of a frame: read a column of tokens, score the next text token.
 
         Args:
@@ -158,7 +158,7 @@ class LM(nn.Module):
         x = self.embed(tokens)
         x, cache = self.transformer.step(x if summed is None else x + summed, position, cache, full, memory)
         x = self.out_norm(x)
-        return Heard(x, self.text_linear(x), cache)
+        return TemporalOutput(x, self.text_linear(x), cache)
 
     def read(self, columns: mx.array, position: int, cache: list[LayerCache]) -> list[LayerCache]:
         """Take columns that are given, [B, T, streams], into the rings at once; see TemporalTransformer.read."""

@@ -5,12 +5,13 @@ Knows levels and words by frame, and nothing that made them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..text import FRAME_RATE
+from ..rates import FRAME_RATE
 
 _SHARE = 0.1  # of a side's loud frames: what is quieter is a pause
 _LOUD = 95  # percentile
@@ -34,9 +35,9 @@ class Lag:
 class LagMeter:
     """Takes both sides frame by frame, in step; each list may be written by a thread of its own."""
 
-    source: list[float] = field(default_factory=list)
+    source: MutableSequence[float] = field(default_factory=lambda: array("d"))
     """RMS of each frame that was heard."""
-    translation: list[float] = field(default_factory=list)
+    translation: MutableSequence[float] = field(default_factory=lambda: array("d"))
     """RMS of each frame that was said."""
     words: list[int] = field(default_factory=list)
     """The frames in which words of the translation begin to sound."""
@@ -52,11 +53,6 @@ class LagMeter:
             source = heard[(parts * len(heard)).astype(int)]
             mean = float(np.mean(np.array(self.words) - source)) / FRAME_RATE
         return Lag(*(None if seconds is None else round(float(seconds), 3) for seconds in (start, mean, end)))
-
-
-def level(samples: np.ndarray) -> float:
-    """RMS of samples in -1…1."""
-    return float(np.sqrt(np.mean(np.square(samples))))
 
 
 def _speech(levels: Sequence[float]) -> np.ndarray:

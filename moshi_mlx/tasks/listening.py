@@ -12,11 +12,11 @@ from collections.abc import Callable
 import numpy as np
 
 from ..generator import Frame, Generator
-from ..mimi import FRAME_SIZE
 from ..moshi import Moshi
 from ..pipeline import Stages
+from ..rates import FRAME_SIZE
 from ..sampling import Sampling
-from .transcription import GREEDY, Heard, Scribe, Timing, Transcript, pause_of
+from .transcription import GREEDY, Heard, Scribe, SttTiming, Transcript, pause_of
 
 
 class Listening(Stages):
@@ -34,7 +34,7 @@ class Listening(Stages):
         """What each frame brought, until somebody takes it out."""
         self.missed: Callable[[], int] = lambda: 0
         """Tells how many frames have passed unheard until now: they move the times of what follows."""
-        self._timing = Timing.of(moshi.config)
+        self._timing = SttTiming.of(moshi.config)
         self._scribe = Scribe(moshi.text, self._timing)
         self._frames = 0
 

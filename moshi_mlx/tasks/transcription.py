@@ -16,10 +16,12 @@ import numpy as np
 from ..config import END_OF_TEXT_PADDING, LMConfig
 from ..errors import ConfigError
 from ..generator import Frame, Generator
-from ..mimi import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE, MimiEncoder, codec_bytes
+from ..mimi import MimiEncoder, codec_bytes
 from ..moshi import Moshi
 from ..pipeline import listen
+from ..rates import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE
 from ..sampling import Sampling
+from ..sound import whole_frame
 from ..text import TextStream, TextTokenizer, Word, WordStream
 
 GREEDY = Sampling(temp=0)
@@ -38,7 +40,7 @@ _ROWS_PER_ENCODER = 4
 
 
 @dataclass(frozen=True)
-class Timing:
+class SttTiming:
     """How a model's text stands to its sound, in frames of 80 ms and in seconds."""
 
     prefix: int
@@ -47,7 +49,7 @@ class Timing:
     """Seconds that the text is behind."""
 
     @staticmethod
-    def of(config: LMConfig) -> Timing:
+    def of(config: LMConfig) -> SttTiming:
         """What `stt_config` says; nothing of either without it.
 
         Raises:
@@ -60,7 +62,7 @@ class Timing:
         if len(seconds) != len(keys):
             raise ConfigError(f"config.json: 'stt_config' must give {' and '.join(keys)} between 0 and 60")
         prefix, delay = seconds
-        return Timing(math.ceil(prefix * FRAME_RATE), delay)
+        return SttTiming(math.ceil(prefix * FRAME_RATE), delay)
 
     @property
     def flush(self) -> int:
@@ -112,7 +114,7 @@ class Scribe:
     the end of a word before a pause, so it lasts a second at most, or as long as its pieces take.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, timing: Timing):
+    def __init__(self, tokenizer: TextTokenizer, timing: SttTiming):
         self.transcript = Transcript()
         self._text, self._words, self._timing = TextStream(tokenizer), WordStream(tokenizer), timing
         self._samples = math.inf
@@ -169,7 +171,7 @@ class Transcription:
     def __init__(
         self, moshi: Moshi, recordings: Sequence[Iterable[np.ndarray]], sampling: Sampling = GREEDY, seed: int = 0
     ):
-        timing = Timing.of(moshi.config)
+        timing = SttTiming.of(moshi.config)
         self._rows = [_Row(blocks, moshi.text, timing) for blocks in recordings]
         self._generator = Generator(moshi.lm, text_sampling=sampling, seed=seed, batch_size=len(self._rows))
         self._encoders = encoders(moshi, len(self._rows))
@@ -208,7 +210,7 @@ def pause_of(extra: np.ndarray | None) -> float | None:
 class _Row:
     """One recording of a batch: its sound with silence around it, and what has been made of it."""
 
-    def __init__(self, blocks: Iterable[np.ndarray], tokenizer: TextTokenizer, timing: Timing):
+    def __init__(self, blocks: Iterable[np.ndarray], tokenizer: TextTokenizer, timing: SttTiming):
         self.scribe = Scribe(tokenizer, timing)
         self._timing, self._frames = timing, self._with_silence(blocks)
         self._heard = 0
@@ -235,7 +237,7 @@ class _Row:
             yield silence
         for block in blocks:
             samples += len(block)
-            yield np.pad(block, (0, FRAME_SIZE - len(block)))
+            yield whole_frame(block)
         self.scribe.end(samples)
         self._total = timing.prefix + math.ceil(samples / FRAME_SIZE) + timing.flush
         for _ in range(timing.flush):

@@ -14,12 +14,13 @@ import numpy as np
 from ..config import TEXT_PADDING, LMConfig
 from ..errors import ConfigError, MoshiError
 from ..generator import Generator
-from ..mimi import FRAME_RATE, FRAME_SIZE
 from ..moshi import Moshi
 from ..pipeline import OnTime, Reply, Stages, converse, untold
+from ..rates import FRAME_RATE, FRAME_SIZE
 from ..sampling import AUDIO_SAMPLING, TEXT_SAMPLING, Sampling
+from ..sound import level
 from ..text import WordStream
-from .lag import Lag, LagMeter, level
+from .lag import Lag, LagMeter
 
 END_OF_TEXT = 2
 """The text token after the last word. Before the source has ended it is a slip, and read as padding (as in Kyutai's
@@ -134,6 +135,11 @@ class Translating(Stages):
             if token == END_OF_TEXT or quiet:
                 self._last = frame + self._behind
         return token, audio
+
+    def begin_anew(self) -> None:
+        """Forget what was heard and said; how far the translation is behind is measured on."""
+        super().begin_anew()
+        self._words = WordStream(self._text)
 
     def decode(self, codes: np.ndarray | None) -> np.ndarray:
         """The translation's codes -> samples float32 [1920]; silence for None."""

@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from moshi_mlx.bench.timing import Timing, thinned
+from moshi_mlx.bench.timing import FrameTimes, thinned
 
 
 def test_percentiles_are_times_that_were_measured() -> None:
-    timing = Timing([[i / 1000 for i in range(1, 51)], [i / 1000 for i in range(51, 101)]])
+    timing = FrameTimes([[i / 1000 for i in range(1, 51)], [i / 1000 for i in range(51, 101)]])
     summary = timing.summary()
     assert summary["frames"] == 100
     assert (summary["p50_ms"], summary["p95_ms"], summary["p99_ms"], summary["max_ms"]) == (50.5, 95, 99, 100)
@@ -19,19 +19,19 @@ def test_percentiles_are_times_that_were_measured() -> None:
 
 
 def test_a_frame_of_just_80_ms_is_in_time() -> None:
-    assert Timing([[0.08, 0.0801]]).summary()["over_80_ms"] == 0.5
+    assert FrameTimes([[0.08, 0.0801]]).summary()["over_80_ms"] == 0.5
 
 
 def test_the_spread_is_the_range_of_the_rounds_medians() -> None:
-    assert Timing([[1, 2, 30], [1, 3, 90], [1, 5, 70]]).spread == 3
-    assert Timing([[1, 2], [4]]).spread == 3  # too few rounds: the frames themselves
-    assert Timing([[1.0]]).spread is None
+    assert FrameTimes([[1, 2, 30], [1, 3, 90], [1, 5, 70]]).spread == 3
+    assert FrameTimes([[1, 2], [4]]).spread == 3  # too few rounds: the frames themselves
+    assert FrameTimes([[1.0]]).spread is None
 
 
 def test_two_runs_of_one_machine_lie_within_their_spread_and_a_faster_one_does_not() -> None:
-    def run(seed: int, frame: float) -> Timing:
+    def run(seed: int, frame: float) -> FrameTimes:
         noise = random.Random(seed)
-        return Timing([[frame * (1 + abs(noise.gauss(0, 0.1))) for _ in range(20)] for _ in range(5)])
+        return FrameTimes([[frame * (1 + abs(noise.gauss(0, 0.1))) for _ in range(20)] for _ in range(5)])
 
     for seed in range(0, 100, 2):
         same, again, faster = run(seed, 0.05), run(seed + 1, 0.05), run(seed + 1, 0.03)

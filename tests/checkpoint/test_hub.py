@@ -35,8 +35,9 @@ def ask(download):
                   download.present_bytes, download.free_bytes, str(download.destination)])
     return request["agree"]
 try:
+    asking = {} if request["call"] == "whereabouts" else {"ask": ask}
     answer = {"path": str(getattr(hub, request["call"])(
-        request["model"], ask=ask, notify=notes.append, **request["options"]))}
+        request["model"], notify=notes.append, **asking, **request["options"]))}
 except MoshiError as error:
     answer = {"error": str(error)}
 print(json.dumps({"path": None, "error": None, **answer, "notes": notes, "asked": asked}))
@@ -175,6 +176,16 @@ def test_short_names_stand_for_the_published_repositories(hub: Hub, ask_hub: Cal
         answer = ask_hub("moshika", bits=bits)
         assert f"models--kyutai--moshika-{words.split('/')[0]}/" in answer["path"]
         assert names(answer["path"]) == {f"{words.split('/')[1]}.safetensors", MIMI, TOKENIZER}
+
+
+def test_asking_where_a_short_name_is_fetches_nothing_even_beside_a_folder_of_that_name(
+    hub: Hub, ask_hub: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub.repos["kyutai/moshiko-mlx-q4"] = repository({"model.safetensors": random_bytes(2 * MB)})
+    (tmp_path / "moshiko").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "kyutai/moshiko-mlx-q4" in ask_hub("moshiko", "whereabouts", bits=4)["path"]
+    assert hub.downloads() == []
 
 
 def test_without_bits_the_choice_is_told(hub: Hub, ask_hub: Callable[..., dict[str, Any]]) -> None:

@@ -5,7 +5,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from moshi_mlx.checkpoint.tiny_mimi import write_tiny_mimi
-from moshi_mlx.mimi import FRAME_SIZE, Mimi
+from moshi_mlx.mimi import Mimi
+from moshi_mlx.rates import FRAME_SIZE
 
 
 def encode(path, sound, codebooks=8):

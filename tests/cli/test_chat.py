@@ -157,6 +157,7 @@ sys.exit(main(sys.argv[1:]))
     ("way", "code", "told"),
     [
         ("Ctrl-C", 0, "of conversation"),
+        ("Ctrl-C held down", 0, "of conversation"),
         ("SIGTERM", 0, "of conversation"),
         ("fault", 2, "moshi-mlx: error: the model fell over"),
     ],
@@ -171,8 +172,9 @@ def test_every_end_gives_the_terminal_back(room: Room, way: str, code: int, told
         else:
             open_chat(window)
         assert window.state() == "0 1"
-        if way == "Ctrl-C":
-            window.type("C-c")
+        if way.startswith("Ctrl-C"):
+            for _ in range(20 if "held" in way else 1):
+                window.type("C-c")
         elif way == "SIGTERM":
             os.kill(window.child(), signal.SIGTERM)
         assert any(told in line for line in window.wait_for_prompt())
@@ -337,7 +339,11 @@ def test_a_second_signal_interrupts_at_once(number: signal.Signals) -> None:
     def twice() -> None:
         with live.stopped_by_signals(lambda: stopped.append(number)):
             os.kill(os.getpid(), number)
+            for _ in range(10):  # a key that is held down
+                os.kill(os.getpid(), number)
+                time.sleep(0.03)
             assert stopped == [number]
+            time.sleep(live.HELD_SECONDS)
             os.kill(os.getpid(), number)
             time.sleep(5)
 

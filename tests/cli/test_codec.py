@@ -10,7 +10,8 @@ import pytest
 import soundfile
 from safetensors import safe_open
 
-from moshi_mlx.mimi import FRAME_SIZE, Mimi
+from moshi_mlx.mimi import Mimi
+from moshi_mlx.rates import FRAME_SIZE
 
 
 def codec(*arguments: object) -> subprocess.CompletedProcess[str]:

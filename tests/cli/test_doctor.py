@@ -21,8 +21,7 @@ from moshi_mlx.bench.machine import (
     throttled,
     under_rosetta,
 )
-from moshi_mlx.checkpoint.choice import memory_needed
-from moshi_mlx.checkpoint.sizes import model_bytes
+from moshi_mlx.checkpoint.sizes import conversation_bytes, model_bytes
 from moshi_mlx.cli import doctor, machine_checks, model_checks
 from moshi_mlx.cli.machine_checks import Check
 from moshi_mlx.cli.model_checks import Subject
@@ -190,7 +189,7 @@ def test_each_fault_of_a_machine_gets_its_advice(check: Check, state: str, words
 def published(bits: int, **changes: object) -> Subject:
     config = LMConfig.from_dict(MOSHI_7B)
     size = model_bytes(config, bits)
-    subject = Subject("moshiko", f"moshiko {bits}", config, bits, size, memory_needed(config, bits), size)
+    subject = Subject("moshiko", f"moshiko {bits}", config, bits, size, conversation_bytes(config, bits), size)
     return replace(subject, **changes)  # pyright: ignore[reportArgumentType]
 
 

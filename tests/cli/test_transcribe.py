@@ -107,8 +107,9 @@ def test_failures_end_in_one_sentence_and_leave_nothing(sounds, tmp_path):
 
 
 def test_more_files_at_once_than_memory_has_room_for_are_refused(monkeypatch):
-    monkeypatch.setattr("moshi_mlx.memory.available_memory", lambda: 3_000_000_000)
     checkpoint = inspect(locate("tiny-stt"))
+    there = 3_000_000_000 + checkpoint.nbytes
+    monkeypatch.setattr("moshi_mlx.memory.available_memory", lambda held: there - held)
     check_batch(checkpoint, 4, seconds=3_600)
     with pytest.raises(MoshiError, match=r"^16 files at once need 8\.\d GB of memory .* use --batch 4$"):
         check_batch(checkpoint, 16, seconds=3_600)

@@ -6,10 +6,13 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 from jack_room import MISSING, Room, jack_rooms
+
+from moshi_mlx.cli.live import HELD_SECONDS
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
@@ -68,9 +71,24 @@ def test_a_second_ctrl_c_ends_it_at_once_and_loses_nothing(room, tmp_path):
     assert process.stdout is not None
     begun = process.stdout.read(20)
     process.send_signal(signal.SIGINT)
+    time.sleep(HELD_SECONDS)
     process.send_signal(signal.SIGINT)
     out, notes = rest(process)
     assert process.returncode in (0, 130), notes
     assert "Traceback" not in notes
     written = (tmp_path / "said.txt").read_text()
     assert "".join(written.split()).startswith("".join((begun + out).split()))
+
+
+def test_what_an_earlier_one_has_left_stays_where_no_microphone_can_be_opened(tmp_path):
+    (tmp_path / "said.txt").write_text("earlier")
+    with jack_rooms("room"):
+        process = begin("-o", tmp_path / "said.txt")
+        assert process.stderr is not None
+        while "loading" not in process.stderr.readline():
+            assert process.poll() is None
+    out, notes = rest(process)  # the sound server has gone
+    assert (process.returncode, out) == (2, "")
+    assert "Traceback" not in notes
+    assert [path.name for path in tmp_path.iterdir()] == ["said.txt"]
+    assert (tmp_path / "said.txt").read_text() == "earlier"

@@ -16,9 +16,10 @@ from safetensors.numpy import load_file, save_file
 from moshi_mlx.codec import process as process_module
 from moshi_mlx.codec import relay
 from moshi_mlx.codec.process import CodecProcess
-from moshi_mlx.errors import CheckpointError
+from moshi_mlx.errors import CheckpointError, MoshiError
 from moshi_mlx.live.metrics import resident_size
-from moshi_mlx.mimi import FRAME_SIZE, Mimi
+from moshi_mlx.mimi import Mimi
+from moshi_mlx.rates import FRAME_SIZE
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +282,24 @@ def test_a_successor_that_hangs_is_replaced(short_memory, sound, unbroken, monke
         heard += [encoder.encode(frame) for frame in sound[28:34]]
         np.testing.assert_array_equal(heard, unbroken[0][:34])
         assert encoder.restarts == 1
+
+
+def test_where_no_successor_can_be_started_the_stream_goes_on_until_one_can(short_memory, sound, unbroken, monkeypatch):
+    with Mimi(short_memory, max_frames=28, overlap=16).encoder() as encoder:
+        monkeypatch.setattr(sys, "executable", "/nowhere/python")
+        heard = [encoder.encode(frame) for frame in sound[:16]]
+        assert len(processes(short_memory)) == 1
+        monkeypatch.undo()
+        heard += [encoder.encode(frame) for frame in sound[16:]]
+        np.testing.assert_array_equal(heard, unbroken[0])
+        assert encoder.restarts == 0
+
+
+def test_a_program_that_cannot_be_started_is_told_in_one_sentence(short_memory, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(MoshiError, match="cannot be started") as caught:
+        Mimi(short_memory).encoder()
+    assert "\n" not in str(caught.value)
 
 
 # Live, nobody waits for one that is late.

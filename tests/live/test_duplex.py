@@ -14,8 +14,9 @@ import pytest
 from jack_room import MISSING, JackServer, Room, jack_rooms
 
 from moshi_mlx.errors import AudioError, DeviceError
-from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE, core_audio
+from moshi_mlx.live import core_audio
 from moshi_mlx.live.duplex import Captured, Duplex, DuplexStats
+from moshi_mlx.rates import FRAME_SIZE, SAMPLE_RATE
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
@@ -31,7 +32,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def noise(frames: int) -> np.ndarray:
-    return (np.random.default_rng(0).normal(size=frames * FRAME_SAMPLES) * 0.1).astype(np.float32)
+    return (np.random.default_rng(0).normal(size=frames * FRAME_SIZE) * 0.1).astype(np.float32)
 
 
 def delay_of(heard: np.ndarray, sent: np.ndarray) -> int:
@@ -73,14 +74,14 @@ def test_sound_passes_sample_exact_in_both_directions(period: int, block: int) -
     delay = delay_of(heard, sound)
     np.testing.assert_array_equal(heard[delay : delay + len(sound)], sound)
     assert not heard[:delay].any()
-    assert FRAME_SAMPLES < delay <= FRAME_SAMPLES + 3 * max(period, block)
+    assert FRAME_SIZE < delay <= FRAME_SIZE + 3 * max(period, block)
     played = np.concatenate([frame.played for frame in frames])
     mic = np.concatenate([frame.mic for frame in frames])
     at = delay_of(mic, sound)
     np.testing.assert_array_equal(mic[at : at + len(sound)], sound)
     back = delay_of(played, sound)
     np.testing.assert_array_equal(played[back : back + len(sound)], sound)
-    assert at + FRAME_SAMPLES <= back <= at + delay
+    assert at + FRAME_SIZE <= back <= at + delay
     assert [frame.index for frame in frames] == list(range(len(frames)))
     assert len(frames) - read in (0, 1)
     assert stats.frames_out == read
@@ -132,14 +133,14 @@ def test_a_burst_of_output_plays_its_newest_two_frames_only() -> None:
         room.play(np.zeros(1))
         duplex.read_frame()
         for number in range(1, 6):
-            duplex.write_frame(np.full(FRAME_SAMPLES, number / 10, np.float32))
+            duplex.write_frame(np.full(FRAME_SIZE, number / 10, np.float32))
         wait_until(lambda: duplex.stats.speaker.underruns > 0)
         time.sleep(0.1)
         heard, discarded = room.heard(), duplex.stats.speaker.discarded_samples
-    assert (heard == np.float32(0.5)).sum() - FRAME_SAMPLES in (0, 1)  # the fade begins at full level
+    assert (heard == np.float32(0.5)).sum() - FRAME_SIZE in (0, 1)  # the fade begins at full level
     sounding = int((heard != 0).sum())
-    assert sounding <= 2 * FRAME_SAMPLES + 2 * BLOCK
-    assert discarded >= 3 * FRAME_SAMPLES - BLOCK
+    assert sounding <= 2 * FRAME_SIZE + 2 * BLOCK
+    assert discarded >= 3 * FRAME_SIZE - BLOCK
 
 
 @pytest.mark.parametrize(("named", "reopened"), [(None, 1), ("room", 0)])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from moshi_mlx.live.devices import Device
-from moshi_mlx.live.echo import FRAME, EchoCanceller, available
+from moshi_mlx.live.echo import EchoCanceller, available
 from moshi_mlx.live.echo_switch import EchoSwitch
+from moshi_mlx.rates import FRAME_SIZE
 
 pytestmark = pytest.mark.skipif(not available(), reason="livekit is not installed (pip install livekit)")
 
@@ -36,7 +37,7 @@ def test_what_was_asked_for_stays_on() -> None:
 
 def test_off_the_microphone_passes_as_it_is() -> None:
     rng = np.random.default_rng(0)
-    frames = [(0.3 * rng.standard_normal((2, FRAME))).astype(np.float32) for _ in range(4)]
+    frames = [(0.3 * rng.standard_normal((2, FRAME_SIZE))).astype(np.float32) for _ in range(4)]
     echo = EchoSwitch(EchoCanceller())
     echo.hear(AIRPODS)
     assert all(echo.cancel(mic, played) is mic for mic, played in frames)

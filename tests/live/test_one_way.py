@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from jack_room import MISSING, JackServer, jack_rooms
 
-from moshi_mlx.live import FRAME_SAMPLES, SAMPLE_RATE
 from moshi_mlx.live.duplex import Duplex
+from moshi_mlx.rates import FRAME_SIZE, SAMPLE_RATE
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
-RAMP = np.arange(1, 25 * FRAME_SAMPLES + 1, dtype=np.float32) / 2**19
+RAMP = np.arange(1, 25 * FRAME_SIZE + 1, dtype=np.float32) / 2**19
 """Each sample is its own number, so that a captured one tells where it belongs."""
 
 
@@ -25,7 +25,7 @@ def test_a_speaker_alone_plays_every_sample_however_fast_they_come() -> None:
         assert list(duplex.devices) == ["output"]
         room.play(np.zeros(1))
         began = time.monotonic()
-        for frame in RAMP.reshape(-1, FRAME_SAMPLES):
+        for frame in RAMP.reshape(-1, FRAME_SIZE):
             duplex.write_frame(frame)
         assert time.monotonic() - began > 0.6  # of 2: it takes a second in advance, and no more
         duplex.drain()
@@ -50,16 +50,16 @@ def test_a_microphone_alone_hears_every_sample() -> None:
     heard = np.concatenate(tapped)
     heard = heard[heard != 0]
     np.testing.assert_array_equal(heard, RAMP[: len(heard)])
-    assert len(RAMP) - len(heard) < FRAME_SAMPLES
+    assert len(RAMP) - len(heard) < FRAME_SIZE
 
 
 def test_one_way_at_another_rate() -> None:
     rate = 48_000
     tone = (0.5 * np.sin(2 * np.pi * 440 / SAMPLE_RATE * np.arange(SAMPLE_RATE))).astype(np.float32)
-    tone = tone[: len(tone) // FRAME_SAMPLES * FRAME_SAMPLES]
+    tone = tone[: len(tone) // FRAME_SIZE * FRAME_SIZE]
     with jack_rooms("room", rate=rate, period=960) as [room], Duplex(output="room", only="output") as duplex:
         room.play(np.zeros(1))
-        for frame in tone.reshape(-1, FRAME_SAMPLES):
+        for frame in tone.reshape(-1, FRAME_SIZE):
             duplex.write_frame(frame)
         duplex.drain()
         heard = room.heard()

@@ -13,10 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from talk import stages_of
 
 from moshi_mlx.errors import AudioError, MoshiError
-from moshi_mlx.live import recording
+from moshi_mlx.live import record_files, recording
+from moshi_mlx.live.conversation import Conversation
+from moshi_mlx.live.line import Captured
+from moshi_mlx.live.record_files import Sound, Wav
 from moshi_mlx.live.recording import Recording
+from moshi_mlx.moshi import load
 
 FRAME = 1920
 
@@ -53,13 +58,14 @@ def test_samples_come_back_bit_for_bit_user_left_and_moshi_right(tmp_path: Path)
     assert record.lost() == {"seconds": 0, "events": 0}
 
 
-def test_pcm16_rounds_to_the_nearest_step_and_clips(tmp_path: Path) -> None:
-    user = np.array([0.0, 0.4 / 32768, 0.6 / 32768, 1.5, -1.5, np.nan], np.float32)
-    with Recording(tmp_path, subtype="pcm16") as record:
-        record.write(user, user)
-    samples, _ = soundfile.read(record.path / "audio.wav", dtype="int16")
-    assert samples[:, 0].tolist() == [0, 0, 1, 32767, -32768, 0]
-    assert soundfile.info(record.path / "audio.wav").subtype == "PCM_16"
+def test_silence_stands_where_sound_was_lost_even_when_all_is_written_at_once(tmp_path: Path) -> None:
+    before, after = (np.full((FRAME, 2), value, np.float32) for value in (0.25, 0.5))
+    wav = Wav(tmp_path, recording.MAX_WAV_BYTES)
+    wav.append([Sound(0, before), Sound(0, before), Sound(30_000, after), Sound(5, after)])
+    wav.close()
+    lost, little = (np.zeros((samples, 2), np.float32) for samples in (30_000, 5))
+    expected = np.concatenate([before, before, lost, after, little, after])
+    np.testing.assert_array_equal(read(tmp_path / "audio.wav"), expected)
 
 
 def test_the_caller_may_reuse_its_buffers(tmp_path: Path) -> None:
@@ -103,7 +109,7 @@ start = time.monotonic()
 for frame in range(10_000):
     samples = np.full(1920, frame, np.float32)
     record.write(samples, -samples)
-    record.word(frame * 0.08, " word")
+    record.piece(frame * 0.08, " word")
     record.span("lm", frame * 0.08, 0.05, frame)
     print(frame, flush=True)
     time.sleep(max(0.0, start + (frame + 1) * 0.08 - time.monotonic()))
@@ -163,7 +169,7 @@ def test_a_full_disk_ends_the_recording_and_leaves_it_whole(tiny_disk: Path) -> 
     with Recording(tiny_disk) as record:
         for index, (left, right) in enumerate(zip(user, moshi, strict=True)):
             record.write(left, right)
-            record.word(index * 0.08, " word")
+            record.piece(index * 0.08, " word")
             record.span("lm", index * 0.08, 0.05, index)
             time.sleep(0.002)
         wait_until(lambda: record.problem)
@@ -219,7 +225,7 @@ def test_a_header_near_four_gigabytes_still_counts_right(tmp_path: Path) -> None
         wav = record._wav
         data = (recording.MAX_WAV_BYTES - 58) // 8 * 8
         os.ftruncate(wav._file._descriptor, 58 + data)  # a hole: takes no room
-        wav._file.overwrite(wav._header(data), 0)
+        wav._file.overwrite(record_files._header(data), 0)
     assert soundfile.info(record.path / "audio.wav").frames == data // 8
 
 
@@ -241,7 +247,7 @@ def test_a_stalled_disk_never_holds_the_caller_and_every_loss_is_counted(
         started = time.monotonic()
         for index in range(30):
             record.write(user[index], moshi[index])
-            record.word(0.0, "x")
+            record.piece(0.0, "x")
         assert time.monotonic() - started < 0.5
         assert record.lost()["seconds"] >= 18 * FRAME / 24_000
         assert record.lost()["events"] >= 18
@@ -278,7 +284,7 @@ def test_transcript_reads_by_phrase_and_keeps_every_piece(tmp_path: Path) -> Non
     spoken += [(59.97, " soon"), (3675.04, " late")]
     with Recording(tmp_path) as record:
         for time_s, text in spoken:
-            record.word(time_s, text)
+            record.piece(time_s, text)
     assert (record.path / "transcript.txt").read_text() == (
         "0:00:00.4  Hello.\n0:00:00.9  How are you\n0:00:03.5  Um\n0:01:00.0  soon\n1:01:15.0  late\n"
     )
@@ -311,5 +317,18 @@ def test_close_twice_and_write_after_close_do_nothing(tmp_path: Path) -> None:
     size = (record.path / "audio.wav").stat().st_size
     record.close()
     record.write(np.ones(FRAME, np.float32), np.ones(FRAME, np.float32))
-    record.word(0.0, "x")
+    record.piece(0.0, "x")
     assert (record.path / "audio.wav").stat().st_size == size
+
+
+def test_a_paused_conversation_records_silence_of_the_user(tmp_path: Path) -> None:
+    moshi = load("tiny")
+    record = Recording(tmp_path)
+    conversation = Conversation(moshi, stages_of(moshi), recording=record)
+    sound = np.full(FRAME, 0.5, np.float32)
+    for paused in (False, True, False):
+        conversation.paused = paused
+        conversation._tap(Captured(sound, sound, time.perf_counter()))
+    record.close()
+    samples = read(record.path / "audio.wav").reshape(3, FRAME, 2)
+    assert samples[:, 0].tolist() == [[0.5, 0.5], [0.0, 0.5], [0.5, 0.5]]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from moshi_mlx.errors import DeviceError
@@ -62,13 +65,52 @@ def test_headphones_that_are_put_in_are_followed_and_the_microphone_is_not_their
     assert settles(selection) is None
 
 
-def test_with_the_lid_closed_the_headsets_microphone_is_taken_after_all(mac: Mac) -> None:
+def test_with_the_lid_closed_the_headsets_microphone_is_taken_until_devices_change(
+    mac: Mac, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tell_the_lid("Yes", monkeypatch, tmp_path)
     mac.plugged, mac.default = [BUILT_IN, SPEAKERS, AIRPODS], {"input": AIRPODS, "output": AIRPODS}
     selection = Selection({"input": None, "output": None})
     assert names(selection) == (BUILT_IN[0], AIRPODS[0])
     assert selection.outdated(silent=True) == DEAF
     assert names(selection) == (AIRPODS[0], AIRPODS[0])
     assert selection.outdated(silent=True) is None
+    mac.default = {"input": BUILT_IN, "output": SPEAKERS}
+    assert settles(selection) == MOVED
+    assert names(selection) == (BUILT_IN[0], SPEAKERS[0])
+    mac.default = {"input": AIRPODS, "output": AIRPODS}
+    assert settles(selection) == MOVED
+    assert names(selection) == (BUILT_IN[0], AIRPODS[0])
+
+
+@pytest.mark.parametrize("state", ["No", None])
+def test_while_macos_asks_for_permission_the_built_in_microphone_is_kept(
+    mac: Mac, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str | None
+) -> None:
+    tell_the_lid(state, monkeypatch, tmp_path)
+    mac.plugged, mac.default = [BUILT_IN, SPEAKERS, AIRPODS], {"input": AIRPODS, "output": AIRPODS}
+    selection = Selection({"input": None, "output": None})
+    selection.choose(patient=False)
+    assert [selection.outdated(silent=True) for _ in range(3 * STEADY_LOOKS)] == [None] * 3 * STEADY_LOOKS
+
+
+def tell_the_lid(state: str | None, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Put a program in the place of macOS's ioreg that answers as it does on a MacBook, or on a Mac without a lid."""
+    program = folder / "ioreg"
+    answer = "" if state is None else f'    "AppleClamshellState" = {state}'
+    program.write_text(f"""#!/bin/sh
+[ "$*" = "-r -k AppleClamshellState -d 1" ] && echo '{answer}'
+""")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+
+@pytest.mark.parametrize(
+    "name", ["MacBook Air-Mikrofon", "Micro MacBook Pro", "MacBook Proのマイク", "Built-in Microphone"]
+)
+def test_the_built_in_microphone_is_known_in_every_language(mac: Mac, name: str) -> None:
+    mac.plugged, mac.default = [AIRPODS, (name, 1, 0)], {"input": AIRPODS, "output": AIRPODS}
+    assert names(Selection({"input": None, "output": None})) == (name, AIRPODS[0])
 
 
 def test_a_silent_microphone_that_stands_in_for_none_is_kept(mac: Mac) -> None:

@@ -13,12 +13,13 @@ import pytest
 from quantize_models import HELIUM, SHARED, SMALL, files_of, load, same_bits, save, write
 
 from moshi_mlx.checkpoint.inspect import MIMI, TOKENIZER, inspect
+from moshi_mlx.checkpoint.weight_files import INDEX
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.quantize import convert as convert_module
 from moshi_mlx.quantize import source as source_module
 from moshi_mlx.quantize.convert import convert, plan
 from moshi_mlx.quantize.recipes import BFLOAT16, BITS, FLOAT_MODES, GROUP_SIZES, RECIPES, Recipe, choose
-from moshi_mlx.quantize.writer import INDEX, partial_of, place
+from moshi_mlx.quantize.writer import partial_of, place
 
 EVERY = [
     *RECIPES.values(),

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from quantize_models import HELIUM, SHARED, SMALL
 
+from moshi_mlx.bench.random_model import SIZES
 from moshi_mlx.checkpoint.formats import Format
+from moshi_mlx.checkpoint.sizes import frame_bytes, model_bytes, window_bytes
 from moshi_mlx.config import MOSHI_7B, LMConfig
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.quantize.recipes import BFLOAT16, BITS, GROUP_SIZES, PARTS, RECIPES, choose, part_of, size_of
@@ -30,6 +32,16 @@ def test_a_frame_reads_each_depth_step_and_one_row_of_each_table() -> None:
     temporal = 3 * layer + dim + 96 * dim
     step = 2 * layer + dim * dim + 64 * dim + low * dim
     assert size.frame_bytes == 2 * (temporal + 4 * step + 9 * dim + 4 * low)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_architecture_weighs_what_the_checkpoints_own_counting_says(name: str) -> None:
+    config = LMConfig.from_dict(SIZES[name])
+    size = size_of(config, BFLOAT16.formats(config))
+    shared = config.depth is not None and config.depth.num_weights < config.depth.steps
+    assert shared or size.nbytes == model_bytes(config, 16)  # of weights that steps share a file holds copies
+    # An input that steps share is read once, and counted for each of them here.
+    assert size.frame_bytes == pytest.approx(frame_bytes(config, 16) - window_bytes(config), rel=0.01 * shared)
 
 
 def test_every_part_of_the_network_is_named_once() -> None:

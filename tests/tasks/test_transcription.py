@@ -10,11 +10,11 @@ import moshi_mlx
 from moshi_mlx.checkpoint.tiny_text import write_tiny_tokenizer
 from moshi_mlx.errors import ConfigError
 from moshi_mlx.generator import Generator
-from moshi_mlx.mimi import FRAME_SIZE
 from moshi_mlx.moshi import Moshi
+from moshi_mlx.rates import FRAME_SIZE
 from moshi_mlx.tasks import transcription
 from moshi_mlx.tasks.listening import Listening
-from moshi_mlx.tasks.transcription import GREEDY, PAUSE_HEAD, Scribe, TimedWord, Timing, Transcript, Transcription
+from moshi_mlx.tasks.transcription import GREEDY, PAUSE_HEAD, Scribe, SttTiming, TimedWord, Transcript, Transcription
 from moshi_mlx.text import TextTokenizer
 
 PAD, EPAD = 3, 0
@@ -30,7 +30,7 @@ def model() -> Moshi:
     return moshi_mlx.load("tiny-stt")
 
 
-def written(tokenizer: TextTokenizer, timing: Timing, tokens: list[int]) -> list[TimedWord]:
+def written(tokenizer: TextTokenizer, timing: SttTiming, tokens: list[int]) -> list[TimedWord]:
     scribe = Scribe(tokenizer, timing)
     heard = [scribe.push(token, frame) for frame, token in enumerate(tokens)] + [scribe.flush(len(tokens))]
     assert [word for part in heard for word in part.words] == scribe.transcript.words
@@ -64,7 +64,7 @@ def with_prefix(model: Moshi, seconds: float) -> Moshi:
 def test_a_word_lasts_from_its_first_piece_to_the_next_boundary(tokenizer):
     hello, you = tokenizer.encode("hello"), tokenizer.encode("you")
     tokens = [PAD, PAD, EPAD, *hello, PAD, EPAD, *you, EPAD, PAD]
-    first, second = written(tokenizer, Timing(0, 0.0), tokens)
+    first, second = written(tokenizer, SttTiming(0, 0.0), tokens)
     end = 3 + len(hello) + 1
     assert first == TimedWord("hello", 0.24, round(0.08 * end, 3))
     assert second == TimedWord("you", round(0.08 * (end + 1), 3), round(0.08 * (end + 1 + len(you)), 3))
@@ -74,36 +74,36 @@ def test_delay_and_prefix_are_taken_off_and_nothing_is_said_before_the_sound(tok
     piece = tokenizer.encode("you")
     late, delay = [PAD] * 30, 0.5
     tokens = [*late, EPAD, *piece, EPAD]
-    (word,) = written(tokenizer, Timing(13, delay), tokens)
+    (word,) = written(tokenizer, SttTiming(13, delay), tokens)
     assert word.start == round((31 - 13) * 0.08 - delay, 3)
     assert word.end == round((31 + len(piece) - 13) * 0.08 - delay, 3)
-    (early,) = written(tokenizer, Timing(13, delay), [EPAD, *piece, EPAD])
+    (early,) = written(tokenizer, SttTiming(13, delay), [EPAD, *piece, EPAD])
     assert (early.start, early.end) == (0.0, 0.0)
 
 
 def test_a_word_before_a_long_pause_lasts_a_second(tokenizer):
     piece = tokenizer.encode("you")
     tokens = [EPAD, *piece, *[PAD] * 60, EPAD, *piece]
-    first, last = written(tokenizer, Timing(0, 0.0), tokens)
+    first, last = written(tokenizer, SttTiming(0, 0.0), tokens)
     assert first.end - first.start == pytest.approx(0.96)
     assert last.end == round(0.08 * len(tokens), 3)
 
 
 def test_words_without_a_boundary_between_them_follow_each_other(tokenizer):
     tokens = [EPAD, *tokenizer.encode("hello"), *tokenizer.encode("you"), EPAD]
-    first, second = written(tokenizer, Timing(0, 0.0), tokens)
+    first, second = written(tokenizer, SttTiming(0, 0.0), tokens)
     assert (first.text, second.text) == ("hello", "you")
     assert first.end == second.start
 
 
 def test_silence_goes_around_the_sound_as_the_config_says(model):
     published = {"audio_silence_prefix_seconds": 1.0, "audio_delay_seconds": 2.5}  # stt-2.6b-en
-    timing = Timing.of(replace(model.config, raw={"stt_config": published}))
+    timing = SttTiming.of(replace(model.config, raw={"stt_config": published}))
     assert (timing.prefix, timing.delay, timing.flush) == (13, 2.5, 44)
-    assert Timing.of(replace(model.config, raw={})) == Timing(0, 0.0)
+    assert SttTiming.of(replace(model.config, raw={})) == SttTiming(0, 0.0)
     for broken in ({"audio_delay_seconds": "half"}, {"audio_delay_seconds": -1}, [0.5]):
         with pytest.raises(ConfigError, match="audio_delay_seconds"):
-            Timing.of(replace(model.config, raw={"stt_config": broken}))
+            SttTiming.of(replace(model.config, raw={"stt_config": broken}))
 
 
 # From sound to text.
@@ -119,7 +119,7 @@ def test_a_transcript_is_what_the_model_makes_of_the_sound_and_the_silence_aroun
     tokens = [int(frame.text) for frame in frames]
     assert transcript.words == [
         replace(word, start=min(word.start, transcript.seconds), end=min(word.end, transcript.seconds))
-        for word in written(model.text, Timing(3, 0.5), tokens)
+        for word in written(model.text, SttTiming(3, 0.5), tokens)
     ]
     pauses = [frame.extra[PAUSE_HEAD, 0] for frame in frames if frame.extra is not None]
     np.testing.assert_array_equal(transcript.pauses, np.array(pauses[3 : 3 + 9], float))
@@ -164,7 +164,7 @@ def test_what_is_heard_live_comes_out_as_from_a_file(model, speechlike):
 
 def test_frames_that_were_missed_move_the_words_after_them_and_leave_a_gap_in_the_pauses(tokenizer):
     tokens = [EPAD, *tokenizer.encode("you"), EPAD]
-    scribe = Scribe(tokenizer, Timing(0, 0.0))
+    scribe = Scribe(tokenizer, SttTiming(0, 0.0))
     for frame in (*range(len(tokens)), *range(40, 40 + len(tokens))):
         scribe.push(tokens[frame % 40], frame, pause=frame / 100)
     first, second = scribe.transcript.words

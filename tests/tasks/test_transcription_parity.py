@@ -13,9 +13,9 @@ import task_goldens
 
 import moshi_mlx
 from moshi_mlx import pipeline
-from moshi_mlx.mimi import SAMPLE_RATE
+from moshi_mlx.rates import SAMPLE_RATE
 from moshi_mlx.tasks import transcription
-from moshi_mlx.tasks.transcription import PAUSE_HEAD, Scribe, Timing, Transcription
+from moshi_mlx.tasks.transcription import PAUSE_HEAD, Scribe, SttTiming, Transcription
 
 SOUND = Path(moshi_mlx.__file__).parent / "assets" / "hello.flac"
 
@@ -43,7 +43,7 @@ def test_codes_tokens_heads_words_and_pauses_are_those_of_the_reference(tmp_path
     np.testing.assert_array_equal([frame.text for frame in frames], arrays["text"])
     np.testing.assert_allclose([frame.extra for frame in frames], arrays["extra"], rtol=0, atol=1e-4)
     (transcript,) = work.transcripts
-    timing = Timing.of(model.config)
+    timing = SttTiming.of(model.config)
     assert (timing.prefix, timing.flush) == (13, 19)
     sound = slice(timing.prefix, len(frames) - timing.flush)
     np.testing.assert_allclose(transcript.pauses, arrays["extra"][sound, PAUSE_HEAD, 0], rtol=0, atol=1e-4)

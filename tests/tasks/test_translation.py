@@ -7,8 +7,8 @@ import pytest
 
 import moshi_mlx
 from moshi_mlx.errors import ConfigError, MoshiError
-from moshi_mlx.mimi import FRAME_SIZE
 from moshi_mlx.moshi import Moshi
+from moshi_mlx.rates import FRAME_SIZE
 from moshi_mlx.sampling import AUDIO_SAMPLING, TEXT_SAMPLING, Sampling
 from moshi_mlx.tasks import translation
 from moshi_mlx.tasks.lag import Lag, LagMeter

@@ -18,8 +18,8 @@ from ...model.lm import LM
 from ...moshi import Moshi
 from ...sampling import Sampling
 from .machine import SPEAKERS, Pace, WordFeeder
-from .speaker import attributes, distilled_guidance, read_prefix, read_vectors
-from .speech import Speech, Timing
+from .speech import Speech, TtsTiming
+from .voice_file import attributes, distilled_guidance, read_prefix, read_vectors
 from .voices import SPEAKER
 
 TEXT_SAMPLING = Sampling(0.6, 25)
@@ -68,7 +68,7 @@ def make_speech(moshi: Moshi, voices: Sequence[Path], manner: Manner) -> Speech:
     Raises:
         MoshiError: too many voices for this model, or what `Generator`, `read_vectors` and `read_prefix` refuse.
     """
-    config, timing = moshi.config, Timing.of(moshi.config)
+    config, timing = moshi.config, TtsTiming.of(moshi.config)
     most = len(SPEAKERS) if SPEAKER in config.conditioners else 1
     if len(voices) > most:
         raise MoshiError(f"this model speaks in {most} voice{'s' * (most > 1)} at most, not {len(voices)}")

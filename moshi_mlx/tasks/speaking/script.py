@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ...text import FRAME_RATE, TextTokenizer
+from ...rates import FRAME_RATE
+from ...text import TextTokenizer
 from .machine import SPEAKERS, Entry
 
 MAX_BREAK_SECONDS = 60.0

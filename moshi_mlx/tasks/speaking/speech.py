@@ -16,7 +16,8 @@ import numpy as np
 from ...config import ZERO_TOKEN, LMConfig
 from ...errors import ConfigError, MoshiError
 from ...generator import Generator
-from ...mimi import FRAME_RATE, MimiDecoder
+from ...mimi import MimiDecoder
+from ...rates import FRAME_RATE
 from ...streams import KEEP
 from .feed import TextFeed
 from .machine import WordFeeder
@@ -28,7 +29,7 @@ AHEAD = 4
 
 
 @dataclass(frozen=True)
-class Timing:
+class TtsTiming:
     """What config.json tells of a model that speaks (`tts_config`)."""
 
     delay: int
@@ -37,7 +38,7 @@ class Timing:
     """Words that the second text stream is ahead; 0 without one."""
 
     @staticmethod
-    def of(config: LMConfig) -> Timing:
+    def of(config: LMConfig) -> TtsTiming:
         """The timing of a model.
 
         Raises:
@@ -58,7 +59,7 @@ class Timing:
             raise ConfigError("config.json: 'tts_config.second_stream_ahead' must be a number of words")
         if ahead and not config.demux_second_stream:
             raise ConfigError("config.json: 'tts_config.second_stream_ahead' needs 'demux_second_stream'")
-        return Timing(int(delay * FRAME_RATE), ahead)
+        return TtsTiming(int(delay * FRAME_RATE), ahead)
 
 
 class Speech:
@@ -67,7 +68,7 @@ class Speech:
     Args:
         generator: made with `cut=True`, of batch size 1, and never used before.
         feeder: the words.
-        delay: see `Timing`.
+        delay: see `TtsTiming`.
         prefix: codes [codebooks, T] of a recording that goes before, in whose voice the text is said.
     """
 

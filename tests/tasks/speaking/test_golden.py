@@ -19,8 +19,8 @@ from moshi_mlx.sampling import Sampling
 from moshi_mlx.tasks.speaking.machine import Pace, WordFeeder
 from moshi_mlx.tasks.speaking.manner import Manner, make_generator
 from moshi_mlx.tasks.speaking.script import ScriptReader
-from moshi_mlx.tasks.speaking.speaker import read_vectors
-from moshi_mlx.tasks.speaking.speech import Speech, Timing
+from moshi_mlx.tasks.speaking.speech import Speech, TtsTiming
+from moshi_mlx.tasks.speaking.voice_file import read_vectors
 from moshi_mlx.text import TextTokenizer
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
@@ -52,7 +52,7 @@ class Golden:
 
     def speech(self, voices: list[np.ndarray], prefix: np.ndarray | None, lines: list[str]) -> Speech:
         config, about = self.lm.config, self.about
-        timing, greedy = Timing.of(config), Sampling(0.0)
+        timing, greedy = TtsTiming.of(config), Sampling(0.0)
         manner = Manner(
             about["guidance"], 1, about["padding_bonus"], text_sampling=greedy, audio_sampling=greedy,
             codebooks=about["codebooks"],
@@ -102,7 +102,7 @@ def test_a_script_is_said_as_by_the_reference(name: str, tmp_path: Path, monkeyp
     assert len(fed) > 200
     assert speech.feeder.end_step == arrays["end_step"]
     assert [list(word) for word in speech.feeder.spoken] == golden.about["spoken"]
-    delay = Timing.of(golden.lm.config).delay
+    delay = TtsTiming.of(golden.lm.config).delay
     np.testing.assert_array_equal(np.stack(heard, axis=1), arrays["frames"][:, delay + speech.prefix_frames :])
     np.testing.assert_allclose(text_logits[::every], arrays["text_logits"], atol=1e-4, rtol=0)
     # The reference scores codes from the end of the delay on; here also those are left out that the prefix gives.

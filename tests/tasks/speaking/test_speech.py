@@ -17,12 +17,13 @@ from moshi_mlx.checkpoint.tiny_text import write_tiny_tokenizer
 from moshi_mlx.config import LMConfig
 from moshi_mlx.errors import ConfigError, MoshiError
 from moshi_mlx.generator import Generator
-from moshi_mlx.mimi import FRAME_SIZE, Mimi
+from moshi_mlx.mimi import Mimi
 from moshi_mlx.model.lm import LM
+from moshi_mlx.rates import FRAME_SIZE
 from moshi_mlx.tasks.speaking.feed import MOST_CHARACTERS, TextFeed, read_pipe
 from moshi_mlx.tasks.speaking.machine import Pace, WordFeeder
 from moshi_mlx.tasks.speaking.script import ScriptReader
-from moshi_mlx.tasks.speaking.speech import Said, Speech, Timing, say
+from moshi_mlx.tasks.speaking.speech import Said, Speech, TtsTiming, say
 from moshi_mlx.text import TextTokenizer
 
 DELAY, CODEBOOKS = 6, 4
@@ -188,13 +189,13 @@ def test_a_character_cut_in_two_is_one_character(tmp_path: Path) -> None:
 
 
 def test_a_timing_that_cannot_be_is_refused() -> None:
-    def timing(demux: bool = True, **told: object) -> Timing:
+    def timing(demux: bool = True, **told: object) -> TtsTiming:
         raw = {**small_lm().config.raw, "demux_second_stream": demux, "tts_config": told}
-        return Timing.of(LMConfig.from_dict(raw))
+        return TtsTiming.of(LMConfig.from_dict(raw))
 
-    assert timing(audio_delay=1.28, second_stream_ahead=2) == Timing(16, 2)
-    assert timing(demux=False, audio_delay=0.64) == Timing(8, 0)
-    assert timing(audio_delay=0.64) == Timing(8, 0)
+    assert timing(audio_delay=1.28, second_stream_ahead=2) == TtsTiming(16, 2)
+    assert timing(demux=False, audio_delay=0.64) == TtsTiming(8, 0)
+    assert timing(audio_delay=0.64) == TtsTiming(8, 0)
     wrong: list[dict[str, Any]] = [{}, {"audio_delay": "1"}, {"audio_delay": 1, "second_stream_ahead": 1.5}]
     for told in [*wrong, {"audio_delay": 1, "second_stream_ahead": 2, "demux": False}]:
         with pytest.raises(ConfigError, match=r"config\.json"):

@@ -14,10 +14,11 @@ from safetensors.numpy import save_file
 from moshi_mlx.checkpoint.tiny import TTS
 from moshi_mlx.config import LMConfig
 from moshi_mlx.errors import AudioError, CheckpointError, MoshiError
-from moshi_mlx.mimi import FRAME_SIZE, Mimi
+from moshi_mlx.mimi import Mimi
 from moshi_mlx.model.conditions import TensorCondition
+from moshi_mlx.rates import FRAME_SIZE
 from moshi_mlx.tasks.speaking import speaker
-from moshi_mlx.tasks.speaking.speaker import attributes, distilled_guidance, read_prefix, read_vectors
+from moshi_mlx.tasks.speaking.voice_file import attributes, distilled_guidance, read_prefix, read_vectors
 
 CONFIG = LMConfig.from_dict(TTS)
 WIDTH = 64

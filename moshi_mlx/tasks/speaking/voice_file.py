@@ -13,11 +13,13 @@ from typing import cast
 import mlx.core as mx
 import numpy as np
 
-from ...audio_file import read_blocks
+from ...audio_file import AudioReader
 from ...config import LMConfig
 from ...errors import AudioError, CheckpointError, MoshiError
-from ...mimi import FRAME_RATE, FRAME_SIZE, Mimi
+from ...mimi import Mimi
 from ...model.conditions import Attribute, TensorCondition
+from ...rates import FRAME_RATE
+from ...sound import whole_frame
 from .voices import SPEAKER
 
 SLOTS = 5
@@ -100,8 +102,8 @@ def read_prefix(path: Path, codec: Mimi, config: LMConfig) -> np.ndarray:
     """
     most, frames = config.transformer.context // 2, []
     with codec.encoder(config.dep_q) as encoder:
-        for block in read_blocks(path):
-            frames.append(encoder.encode(np.pad(block, (0, FRAME_SIZE - len(block)))))
+        for block in AudioReader(path):
+            frames.append(encoder.encode(whole_frame(block)))
             if len(frames) > most + LAST_FRAMES:
                 raise AudioError(
                     f"{path} is too long for a voice: {most / FRAME_RATE:.0f} seconds at most, 10 are good"
