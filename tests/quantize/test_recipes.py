@@ -41,7 +41,7 @@ def test_every_architecture_weighs_what_the_checkpoints_own_counting_says(name: 
     shared = config.depth is not None and config.depth.num_weights < config.depth.steps
     assert shared or size.nbytes == model_bytes(config, 16)  # of weights that steps share a file holds copies
     # An input that steps share is read once, and counted for each of them here.
-    assert size.frame_bytes == pytest.approx(frame_bytes(config, 16) - window_bytes(config), rel=0.01 * shared)
+    assert size.frame_bytes == pytest.approx(frame_bytes(config, 16) - window_bytes(config), rel=0.02 * shared)
 
 
 def test_every_part_of_the_network_is_named_once() -> None:
