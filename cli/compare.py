@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     from moshi_mlx.audio_file import sound_seconds
     from moshi_mlx.quantize.report import compare
 
+    from .display import steps_bar
+
     for file in args.audio:
         sound_seconds(file)  # a wrong name shows at once
     if args.picture:
@@ -46,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         locate_model(name, None, companions=bool(args.audio) and not i)
         for i, name in enumerate([args.reference, *args.models])
     )
-    with _bar() as progress:
+    with steps_bar() as progress:
         report = compare(reference, models, args.audio, args.seed, progress)
     if args.json:
         print(json.dumps(report.as_json()))
@@ -104,17 +103,3 @@ def _print_side_by_side(report: Report) -> None:
         told = f", KL {', '.join(losses)}" if losses else ""
         rows.append((Path(model.model).name, f"{human_bytes(model.nbytes)}{told}"))
     print_table("side by side", rows)
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[str, float, float], None]]:
-    """A bar on stderr for the task at hand, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda title, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("reading", total=None)
-        yield lambda title, done, total: shown.update(task, description=title, completed=done, total=total)

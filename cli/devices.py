@@ -66,6 +66,7 @@ def _table(devices: Sequence[Device]) -> list[str]:
 def _test(args: argparse.Namespace, devices: Sequence[Device]) -> int:
     from moshi_mlx.errors import DeviceError
     from moshi_mlx.live.devices import choose, default_input, levels
+    from moshi_mlx.sound import decibels
 
     if not args.seconds > 0 or math.isinf(args.seconds):
         raise DeviceError(f"--seconds {args.seconds:g} is no time to listen; give a number above 0.")
@@ -78,7 +79,7 @@ def _test(args: argparse.Namespace, devices: Sequence[Device]) -> int:
     for rms, peak in levels(device, args.seconds):
         loudest = max(loudest, peak)
         if args.json:
-            print(json.dumps({"rms_db": _decibels(rms), "peak_db": _decibels(peak)}), flush=True)
+            print(json.dumps({"rms_db": decibels(rms), "peak_db": decibels(peak)}), flush=True)
         elif sys.stderr.isatty():
             print(f"\r{_meter(rms, peak)}", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty() and not args.json:
@@ -88,34 +89,32 @@ def _test(args: argparse.Namespace, devices: Sequence[Device]) -> int:
     return 0
 
 
-def _decibels(level: float) -> float | None:
-    """Level relative to full scale, None for digital silence."""
-    return round(20 * math.log10(level), 1) if level > 0 else None
-
-
 def _meter(rms: float, peak: float) -> str:
+    from moshi_mlx.sound import decibels
+
     def reach(level: float) -> int:
-        decibels = _decibels(level)
-        share = 0.0 if decibels is None else 1 - max(FLOOR_DB, min(decibels, 0.0)) / FLOOR_DB
+        db = decibels(level)
+        share = 0.0 if db is None else 1 - max(FLOOR_DB, min(db, 0.0)) / FLOOR_DB
         return round(share * METER_WIDTH)
 
     bar = ("█" * reach(rms)).ljust(METER_WIDTH, "·")
     at = reach(peak)
     if at:
         bar = bar[: at - 1] + "▌" + bar[at:]
-    decibels = _decibels(peak)
-    return f"{bar} {'silence' if decibels is None else f'{decibels:5.1f} dB'}  "
+    db = decibels(peak)
+    return f"{bar} {'silence' if db is None else f'{db:5.1f} dB'}  "
 
 
 def _verdict(loudest: float) -> str:
     """What the loudest sample says about the microphone."""
     from moshi_mlx.live.devices import SILENT_MICROPHONE
+    from moshi_mlx.sound import decibels
 
-    decibels = _decibels(loudest)
-    if decibels is None:
+    db = decibels(loudest)
+    if db is None:
         return SILENT_MICROPHONE
-    if decibels < -40:
-        return f"Loudest {decibels:.1f} dB: very quiet; speak closer or raise the input level."
-    if decibels > -0.5:
-        return f"Loudest {decibels:.1f} dB: it clips; lower the input level."
-    return f"Loudest {decibels:.1f} dB: the microphone works."
+    if db < -40:
+        return f"Loudest {db:.1f} dB: very quiet; speak closer or raise the input level."
+    if db > -0.5:
+        return f"Loudest {db:.1f} dB: it clips; lower the input level."
+    return f"Loudest {db:.1f} dB: the microphone works."

@@ -1,4 +1,4 @@
-"""All that is drawn on a terminal: progress bars and tables. Nothing is drawn where stderr is no terminal."""
+"""What is drawn on a terminal by all: progress bars, text with one below it, tables. Elsewhere it is plain lines."""
 
 from __future__ import annotations
 
@@ -74,6 +74,35 @@ def _bar(text: Callable[[], str] = lambda: "") -> Progress:
             yield self.make_tasks_table(self.tasks)
 
     return Bar(console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
+
+
+@contextmanager
+def steps_bar() -> Iterator[Callable[[str, float, float], None]]:
+    """A bar on stderr for the task at hand, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda title, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("reading", total=None)
+        yield lambda title, done, total: shown.update(task, description=title, completed=done, total=total)
+
+
+@contextmanager
+def bytes_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with bytes, speed and time left on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(title, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
 def print_table(title: str, rows: Iterable[tuple[str, str]]) -> None:

@@ -7,7 +7,6 @@ nothing but itself.
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.live.record_files import PAUSE_S
+from moshi_mlx.sound import decibels
 
 from .common import note
 from .keyboard import keys
@@ -253,8 +253,3 @@ def put(text: str) -> None:
         if isinstance(error, BrokenPipeError):
             raise
         raise MoshiError(f"stdout cannot be written: {error.strerror}; free space, or name another place") from None
-
-
-def decibels(level: float) -> float | None:
-    """A level in 0…1 relative to full scale; None for digital silence."""
-    return round(20 * math.log10(level), 1) if level > 0 else None

@@ -46,7 +46,7 @@ def add_sound_arguments(parser: argparse.ArgumentParser, *speaker: str) -> None:
         type=int,
         default=480,
         metavar="SAMPLES",
-        help="per audio callback; less answers sooner, more is safer (default: %(default)s, 20 ms)",
+        help="per audio callback; less answers sooner, more is safer; 32 to 1920 (default: %(default)s, 20 ms)",
     )
     sound.add_argument(
         "--echo-cancellation",

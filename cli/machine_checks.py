@@ -84,9 +84,11 @@ def check_mlx(machine: Machine) -> tuple[Check, bool]:
 
     try:
         import mlx.core as mx
+
+        from moshi_mlx.model.kernels import on_gpu
     except ImportError as error:
         return Check("mlx", "problem", f"MLX does not load: {error}", "install moshi-mac again"), False
-    gpu = mx.default_device() == mx.Device(mx.gpu)
+    gpu = on_gpu()
     backend = ("Metal" if mx.metal.is_available() else "CUDA") if gpu else "the CPU"
     told = f"MLX {metadata.version('mlx')} on {backend}"
     if machine.macos and not mx.metal.is_available():

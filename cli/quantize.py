@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,12 +77,14 @@ def _quantize(args: argparse.Namespace, recipe: Recipe, destination: Path) -> di
     """Plan, calibrate, convert; returns the figures."""
     from moshi_mlx.quantize.convert import convert, plan
 
+    from .display import bytes_bar
+
     began, seconds = time.perf_counter(), _seconds(args.calibrate or [])
     conversion = plan(_locate(args.source), destination, recipe, args.resume)
     override = _calibrate(args.calibrate, seconds, conversion) if args.calibrate else None
     notes = "Linear layers of the fewest bits by GPTQ, calibrated on speech." if override else ""
     try:
-        with _bar(f"{conversion.source.precision} to {recipe.name}") as progress:
+        with bytes_bar(f"{conversion.source.precision} to {recipe.name}") as progress:
             convert(conversion, args.resume, progress, override, _base_model(args.source), notes)
     except KeyboardInterrupt:
         note("stopped; the same command with --resume goes on from here")
@@ -214,18 +213,3 @@ def _list_recipes(args: argparse.Namespace) -> int:
     ]
     print_table("recipes", rows)
     return 0
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with bytes, speed and time left on stderr, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task(title, total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)

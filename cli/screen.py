@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .follow import News, Pauses, decibels
+from moshi_mlx.sound import decibels
+
+from .follow import News, Pauses
 from .keyboard import has_keys
 
 if TYPE_CHECKING:

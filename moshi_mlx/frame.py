@@ -33,7 +33,7 @@ class FrameLogits:
     text: np.ndarray
     """[text vocabulary]."""
     audio: np.ndarray | None
-    """[dep_q, card], those of the column: acoustic codebooks belong to the frame before."""
+    """[codebooks, card], those of the column: acoustic codebooks belong to the frame before."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Frame:
     text: int | np.ndarray
     """The token of this step, ahead of the audio beside it by the longest delay."""
     audio: np.ndarray | None
-    """Codes [dep_q] int32 of the newest complete audio frame; None before, and for models without speech."""
+    """Codes [codebooks] int32 of the newest complete audio frame; None before, and for models without speech."""
     logits: FrameLogits | None = None
     extra: np.ndarray | None = None
     """Probabilities of the extra heads [heads, extra_heads_dim], for models that have them."""

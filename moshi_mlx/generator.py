@@ -119,7 +119,11 @@ class Generator:
         return self._told
 
     def reset(self, conditions: Conditions | None = None) -> None:
-        """Begin a new conversation with the same seed, and the same conditions unless others are given."""
+        """Begin a new conversation with the same seed, and the same conditions unless others are given.
+
+        Raises:
+            MoshiError: they are not for this model or batch.
+        """
         if conditions is not None:
             self._tell(conditions)
         self._start()

@@ -88,7 +88,7 @@ class Stages:
         return self._timed("encode", lambda: self.encoder.encode(samples))
 
     def think(self, codes: np.ndarray) -> tuple[int, np.ndarray | None]:
-        """Codes of the user's frame -> text token, and Moshi's codes [dep_q] if a frame is complete."""
+        """Codes of the user's frame -> text token, and Moshi's codes [codebooks] if a frame is complete."""
         forced = self._script.popleft() if self._script else SAMPLE
         frame = self._timed("lm", lambda: self.generator.step(codes, text=forced))
         return int(frame.text), frame.audio

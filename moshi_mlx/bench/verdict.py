@@ -1,4 +1,4 @@
-"""Whether frames of 80 ms are kept up with, in one sentence: what `bench`, `doctor` and `chat` all say."""
+"""Whether frames of 80 ms are kept up with, in one sentence: what `bench` and `doctor` both say."""
 
 from __future__ import annotations
 

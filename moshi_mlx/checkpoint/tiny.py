@@ -94,7 +94,7 @@ BUILT_IN: dict[str, BuiltIn] = {
 """By the name that `--model` takes. A new one needs a line here, and nothing anywhere else."""
 
 
-def cache_folder() -> Path:
+def own_cache() -> Path:
     """Where this program keeps what it makes itself: XDG_CACHE_HOME, else ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "moshi-mac"
@@ -106,7 +106,7 @@ def tiny_folder(name: str = "tiny") -> Path:
     Raises:
         CheckpointError: the cache folder cannot be written (it takes 200 MB).
     """
-    folder = cache_folder() / f"{name}-{BUILT_IN[name].version}"
+    folder = own_cache() / f"{name}-{BUILT_IN[name].version}"
     if folder.is_dir():
         return folder
     try:

@@ -23,7 +23,7 @@ SHORTEST_S, LONGEST_S = 1e-6, 1e3
 
 
 class Histogram:
-    """Durations from a microsecond to a quarter of an hour in 2,084 bins that grow by 1% each (17 KB).
+    """Durations from a microsecond to a quarter of an hour in 2,083 bins that grow by 1% each (17 KB).
 
     Shorter and longer ones count in the first and the last bin; count, mean and extremes are exact.
     """

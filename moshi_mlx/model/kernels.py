@@ -1,4 +1,4 @@
-"""The three operations that a GPU has one kernel for, and MLX's CPU backend composes out of many.
+"""Operations that a GPU has one kernel for and MLX's CPU backend composes out of many, and attention over 8 bits.
 
 On the CPU, where a frame's time is mostly graph nodes, rotary positions and attention are written with as few
 nodes as they need: 3 and 5, where the composed forms take 16 and 9. The numbers agree.
