@@ -18,13 +18,13 @@ from moshi_mlx.errors import MoshiError
 from moshi_mlx.quantize import convert as convert_module
 from moshi_mlx.quantize import source as source_module
 from moshi_mlx.quantize.convert import convert, plan
-from moshi_mlx.quantize.recipes import BFLOAT16, BITS, FLOAT_MODES, GROUP_SIZES, RECIPES, Recipe, choose
+from moshi_mlx.quantize.recipes import BFLOAT16, BITS, GROUP_SIZES, MODES, RECIPES, Recipe, choose
 from moshi_mlx.quantize.writer import partial_of, place
 
 EVERY = [
     *RECIPES.values(),
     *(choose(bits=bits, group_size=group) for bits in BITS for group in GROUP_SIZES if (bits, group) != (4, 32)),
-    *(choose(mode=mode) for mode in FLOAT_MODES),
+    *(choose(mode=mode) for mode in MODES[1:]),
 ]
 
 

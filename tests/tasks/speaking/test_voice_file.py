@@ -17,7 +17,7 @@ from moshi_mlx.errors import AudioError, CheckpointError, MoshiError
 from moshi_mlx.mimi import Mimi
 from moshi_mlx.model.conditions import TensorCondition
 from moshi_mlx.rates import FRAME_SIZE
-from moshi_mlx.tasks.speaking import speaker
+from moshi_mlx.tasks.speaking import voice_file
 from moshi_mlx.tasks.speaking.voice_file import attributes, distilled_guidance, read_prefix, read_vectors
 
 CONFIG = LMConfig.from_dict(TTS)
@@ -57,14 +57,14 @@ def test_what_is_no_voice_is_refused(tmp_path: Path) -> None:
 
 def test_speakers_stand_side_by_side_and_what_is_free_is_masked() -> None:
     one, two = np.ones((3, 4), np.float32), np.full((3, 4), 2, np.float32)
-    placed = speaker.speakers([one, two])
+    placed = voice_file.speakers([one, two])
     assert placed.mask is not None
     np.testing.assert_array_equal(placed.tensor, np.concatenate([one, two, np.zeros((9, 4))]))
     np.testing.assert_array_equal(placed.mask, [True] * 6 + [False] * 9)
     with pytest.raises(MoshiError, match="different lengths"):
-        speaker.speakers([one, two[:2]])
+        voice_file.speakers([one, two[:2]])
     with pytest.raises(MoshiError, match="6 voices"):
-        speaker.speakers([one] * 6)
+        voice_file.speakers([one] * 6)
 
 
 def test_distilled_guidance_is_one_of_those_learnt() -> None:
