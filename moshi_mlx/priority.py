@@ -3,13 +3,12 @@ not heard. Imports nothing heavy: the codec's processes start with it."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
-import threading
 
 _USER_INTERACTIVE, _UTILITY = 0x21, 0x11  # QOS_CLASS_… of macOS' <sys/qos.h>
-_NICE = 10
 
 
 def prefer_fast_cores() -> None:
@@ -18,10 +17,14 @@ def prefer_fast_cores() -> None:
 
 
 def give_way() -> None:
-    """Let every other thread go before the calling one. On Linux there is no way back without privileges."""
+    """Let every other thread go before the calling one. On Linux there may be no way back without privileges.
+
+    Idle and not merely nice there: beside a nice thread the kernel lets audio callbacks wait.
+    """
     _set_quality_of_service(_UTILITY)
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        with contextlib.suppress(OSError):  # a sandbox that forbids it
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _set_quality_of_service(quality: int) -> None:

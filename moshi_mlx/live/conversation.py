@@ -32,7 +32,7 @@ from .handover import Handover
 from .line import Captured
 from .metrics import Metrics, memory
 from .recording import Recording
-from .system import collected_by_hand, kept_awake, prompt_callbacks, steady_memory
+from .system import collected_by_hand, kept_awake, steady_memory
 
 COLLECT_EVERY = 375
 """Frames (half a minute) between two garbage collections, made when a frame has just been handed on."""
@@ -131,7 +131,7 @@ class Conversation:
         self.stages.warm_up()
         needed = memory_needed(self.moshi.checkpoint, self.stages.generator.guidance.rows(1))
         record, steady = self.recording or nullcontext(), steady_memory(needed)
-        with record, steady, collected_by_hand(), kept_awake(), prompt_callbacks(), self.duplex:
+        with record, steady, collected_by_hand(), kept_awake(), self.duplex:
             self._began = time.perf_counter()
             threads = [self._start(self._listen, "encoder"), self._start(self._speak, "decoder")]
             try:

@@ -18,8 +18,6 @@ import mlx.core as mx
 
 CACHE_BYTES = 256 * 2**20
 """What MLX may keep of freed buffers: without a limit, a five-minute conversation has been seen to take 13 GB."""
-SWITCH_SECONDS = 0.0005
-"""How long a thread that wants Python's lock waits before it asks for it."""
 
 
 @contextlib.contextmanager
@@ -35,20 +33,6 @@ def kept_awake() -> Iterator[None]:
     finally:
         helper.terminate()
         helper.wait()
-
-
-@contextlib.contextmanager
-def prompt_callbacks() -> Iterator[None]:
-    """Let the audio callback have Python's lock soon: see `SWITCH_SECONDS`.
-
-    Python's own 5 ms, waited for once or twice, are a good part of a block of 20 ms.
-    """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_SECONDS)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 def lid_closed() -> bool:
