@@ -14,7 +14,7 @@ from moshi_mlx.tasks.kinds import Kind
 
 from .common import check_kind, check_target, load_model, note, write_text
 from .follow import News, follow, put
-from .live import settle_device, stopped_by_signals
+from .live import settle_devices, stopped_by_signals
 from .transcripts import in_format, words_lines
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def transcribe_live(args: argparse.Namespace, sampling: Sampling) -> None:
     if args.output is not None:
         check_target(args.output)
     check_kind(args, Kind.TRANSCRIBE)
-    _, args.input = settle_device(args.input, "input")
+    _, args.input = settle_devices({"input": args.input})["input"]
     note(f"loading {args.model}")
     moshi = load_model(args, Kind.TRANSCRIBE)
     with status("warming up"):

@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -97,13 +97,15 @@ def check_block_size(samples: int) -> None:
 
 def find_speaker(args: argparse.Namespace) -> Device:
     """The speaker that will be used, after a look at both devices; their flags are settled."""
-    _, args.input = settle_device(args.input, "input")
-    speaker, args.output = settle_device(args.output, "output")
+    settled = settle_devices({"input": args.input, "output": args.output})
+    (_, args.input), (speaker, args.output) = settled["input"], settled["output"]
     return speaker
 
 
-def settle_device(wanted: str | int | None, kind: Direction) -> tuple[Device, str | int | None]:
-    """A device, looked for before a model is loaded, and what to call it by after: numbers may change meanwhile.
+def settle_devices(
+    wanted: Mapping[Direction, str | int | None],
+) -> dict[Direction, tuple[Device, str | int | None]]:
+    """Devices, looked for before a model is loaded, and what to call each by after: numbers may change meanwhile.
 
     Raises:
         DeviceError: there is no such device.
@@ -111,9 +113,11 @@ def settle_device(wanted: str | int | None, kind: Direction) -> tuple[Device, st
     from moshi_mlx.live import portaudio
     from moshi_mlx.live.devices import choose, lasting_name
 
-    device, name = choose(wanted, kind), lasting_name(wanted, kind)
+    settled: dict[Direction, tuple[Device, str | int | None]] = {
+        kind: (choose(device, kind), lasting_name(device, kind)) for kind, device in wanted.items()
+    }
     portaudio.release()  # it lists devices once: what is plugged in while the model loads shall be seen
-    return device, name
+    return settled
 
 
 def choose_echo(wanted: bool | None, speaker: Device) -> EchoSwitch | None:

@@ -15,7 +15,7 @@ from moshi_mlx.errors import MoshiError
 from moshi_mlx.tasks.kinds import Kind
 
 from .common import add_model_arguments, check_kind, check_target, check_wav, load_model, note, path
-from .live import settle_device
+from .live import settle_devices
 
 if TYPE_CHECKING:
     from moshi_mlx.moshi import Moshi
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     voices = args.voice or [book.default]
     files = [book.find(voice) for voice in voices]
     if args.output is None:
-        _, args.speaker = settle_device(args.speaker, "output")
+        _, args.speaker = settle_devices({"output": args.speaker})["output"]
     moshi = load_model(args, Kind.SPEAK, codec_ahead=manner.codebooks is None)
     report = speak(args, moshi, files, text, manner)
     report |= {"model": args.model, "voices": voices, "guidance": args.guidance, "seed": args.seed}

@@ -94,8 +94,7 @@ def sound_seconds(path: str | Path) -> float:
 class WavWriter:
     """A 24 kHz wav file, written beside its place and renamed when the `with` block ends well, else removed.
 
-    `write` takes float [n] or [n, channels] between -1 and 1; beyond, they are cut to
-    16 bits.
+    `write` takes float [n] or [n, channels] between -1 and 1, kept in 16 bits; what is beyond is cut.
     """
 
     def __init__(self, path: str | Path, channels: int = 1) -> None:
